@@ -1,0 +1,41 @@
+# `make demo` and `make test` need nothing but Python 3.10-3.13: each builds .venv on first use.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+DEMO := runs/digits_s
+
+.PHONY: demo test test-all lint format clean
+
+demo: $(INSTALLED)
+	$(BIN)/python scripts/train.py --config configs/digits_s.yaml --output $(DEMO) --overwrite
+	$(BIN)/python scripts/evaluate.py --model $(DEMO) --json $(DEMO)/evaluation.json
+	$(BIN)/python scripts/export.py --model $(DEMO) --output $(DEMO)/digits_s.tflite
+	$(BIN)/python scripts/evaluate.py --model $(DEMO)/digits_s.tflite --json $(DEMO)/evaluation_tflite.json
+	$(BIN)/python scripts/make_digits.py --sample $(DEMO)/sample.jpg
+	$(BIN)/python scripts/detect.py --model $(DEMO)/digits_s.tflite --source $(DEMO)/sample.jpg --output $(DEMO)/detections
+	@echo "The annotated picture is in $(DEMO)/detections"
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(INSTALLED): pyproject.toml tflite/pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e tflite -e ".[train,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,58 @@
+#!/usr/bin/env python3
+"""COCO's twelve numbers of a run, a weights file or a .tflite."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tinydet_lite.cli import run
+from tinydet_lite.errors import UserError
+
+from tinydet_tf.config import VARIANTS, DataConfig
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS|X.tflite")
+    parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
+    parser.add_argument("--data", metavar="DIR", help="as in train.py (default: the embedded digits set)")
+    parser.add_argument("--split", choices=("train", "val"), default="val")
+    parser.add_argument("--annotations", metavar="F", help="a COCO-format json, instead of --data")
+    parser.add_argument("--images", metavar="DIR", help="the images of --annotations")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    parser.add_argument("--threads", type=int, metavar="N", help="of a .tflite (default: the cores, at most 4)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers, and the detections beside them")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    if args.variant is not None and args.variant not in VARIANTS:
+        raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit is {args.limit}; give at least 1")
+    if not args.model.exists():
+        raise UserError(f"model {args.model} does not exist; give a run folder, a .weights.h5 or a .tflite file")
+    if args.json is not None and not args.json.parent.is_dir():
+        raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
+
+    from tinydet_tf.evaluation import evaluate, open_model, write_evaluation
+    from tinydet_tf.training.run import load_split, uses_digits
+
+    names = {f"{args.split}_json": args.annotations, f"{args.split}_images": args.images}
+    data = DataConfig(root=args.data, limit=args.limit, **names)
+    if uses_digits(data) and not args.annotations and not args.images:
+        print("No --data given: evaluating on the embedded digits set.")
+    dataset = load_split(data, args.split)
+    detector, class_names = open_model(args.model, variant=args.variant, threads=args.threads)
+    evaluation = evaluate(detector, class_names, dataset, progress=True)
+    print(evaluation.table())
+    print(f"\n{evaluation.num_images} images, {evaluation.num_images / evaluation.seconds:.1f} a second")
+    if args.json is not None:
+        results = write_evaluation(evaluation, args.json)
+        print(f"Written: {args.json}, {results}")
+
+
+if __name__ == "__main__":
+    run(main)

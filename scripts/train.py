@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Train TinyDet on COCO-format data, or, without any, on the embedded digits set."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from tinydet_lite.cli import run
+from tinydet_lite.errors import UserError
+
+from tinydet_tf.config import VARIANTS, load_config
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)} (default: the config's, else S)")
+    parser.add_argument("--config", type=Path, metavar="F", help="a YAML file, see configs/")
+    data = parser.add_argument_group("data (none of these: the embedded digits set)")
+    data.add_argument(
+        "--data",
+        metavar="DIR",
+        help="annotations/instances_train2017.json + train2017/ ..., or {train,val}/instances.json + {train,val}/images/",
+    )
+    for split in ("train", "val"):
+        data.add_argument(f"--{split}-json", metavar="F", help=f"COCO-format annotations of the {split} split")
+        data.add_argument(f"--{split}-images", metavar="DIR", help=f"the folder of the {split} images")
+    parser.add_argument("--init", type=Path, metavar="WEIGHTS", help="start from a run's or a file's weights")
+    parser.add_argument("--output", type=Path, metavar="RUN", help="the run folder (default: runs/NAME)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch of --output")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
+    parser.add_argument("--strategy", choices=("one", "mirrored", "multiworker"), default="one", help="devices")
+    parser.add_argument(
+        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
+        help="override a config key, for example train.epochs=3 (may be repeated)",
+    )  # fmt: skip
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    if args.strategy != "one":
+        raise UserError(f"--strategy {args.strategy} is not there yet; use --strategy one")
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with a run and --overwrite removes it; give one of them")
+    sources = {
+        "data.root": args.data,
+        "data.train_json": args.train_json,
+        "data.train_images": args.train_images,
+        "data.val_json": args.val_json,
+        "data.val_images": args.val_images,
+    }
+    given = [f"{key}={_quoted(value)}" for key, value in sources.items() if value is not None]
+    config = load_config(args.config, variant=args.variant, assignments=given + args.assignments)
+    name = args.config.stem if args.config else f"tinydet_{config.variant.lower()}"
+    output = args.output or Path("runs") / name
+
+    # Only now, so that --help and a mistyped key do not wait for TensorFlow.
+    from tinydet_tf.training.run import train, uses_digits
+    from tinydet_tf.weights import weights_file
+
+    if uses_digits(config.data) and not args.resume:
+        print("No --data given: training on the embedded digits set.")
+    init = weights_file(args.init) if args.init else None
+    result = train(config, output, init=init, resume=args.resume, overwrite=args.overwrite)
+    best = result["best"]
+    if best:
+        print(f"Best epoch {best['epoch']}: AP {best['val_AP']:.3f}, AP50 {best['val_AP50']:.3f}, "
+              f"APs {best['val_APs']:.3f}")  # fmt: skip
+    print(f"The run is in {output}. Next:")
+    print(f"  python scripts/evaluate.py --model {output}{f' --data {args.data}' if args.data else ''}")
+    print(f"  python scripts/export.py --model {output} --output {output / 'model.tflite'}")
+
+
+def _quoted(text: str) -> str:
+    """As a YAML string, whatever is in it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+if __name__ == "__main__":
+    run(main)

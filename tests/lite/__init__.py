@@ -1,0 +1,1 @@
+"""Tests of tinydet_lite, one module each; numpy references beside them."""

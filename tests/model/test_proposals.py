@@ -1,0 +1,134 @@
+"""Proposals against the numpy reference, with ties, clipping and boxes that would have no area."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+
+from tinydet_tf.anchors import all_anchors
+from tinydet_tf.model.proposals import select_proposals
+
+SIZE = 128
+OPTIONS: dict[str, Any] = {"image_size": SIZE, "nms_pre": 200, "max_proposals": 60, "iou_threshold": 0.7}
+ANCHORS = all_anchors((16, 8, 4, 2), (8, 16, 32, 64), 2.25, (0.5, 1.0, 2.0))
+
+
+def random_outputs(seed: int, spread: float = 0.4) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    logits = [rng.normal(size=len(a)).astype(np.float32) for a in ANCHORS]
+    deltas = [(rng.normal(size=a.shape) * spread).astype(np.float32) for a in ANCHORS]
+    return logits, deltas
+
+
+def check(logits: list[np.ndarray], deltas: list[np.ndarray], **changes: Any) -> np.ndarray:
+    options = {**OPTIONS, **changes}
+    rois, valid = select_proposals([tf.constant(x) for x in logits], [tf.constant(x) for x in deltas], ANCHORS, **options)
+    expected = references.select_proposals(logits, deltas, ANCHORS, **options)
+    count = int(valid.numpy().sum())
+    assert count == len(expected)
+    assert valid.numpy().tolist() == [1.0] * count + [0.0] * (options["max_proposals"] - count)
+    np.testing.assert_allclose(rois.numpy()[:count], expected, atol=1e-3)  # measured 6e-5
+    return rois.numpy()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_matches_reference(seed: int) -> None:
+    check(*random_outputs(seed))
+
+
+def test_fewer_than_asked_for() -> None:
+    logits, _ = random_outputs(0)
+    rois = check(logits, [np.zeros_like(a) for a in ANCHORS], max_proposals=1000, iou_threshold=0.05)
+    assert np.isfinite(rois).all()
+
+
+def test_all_scores_tied() -> None:
+    """Plain ties, and ties of the sigmoid alone (logits of 40 and 50 are both 1.0): the better logit wins."""
+    _, deltas = random_outputs(1)
+    check([np.full(len(a), 2.0, np.float32) for a in ANCHORS], deltas)
+    rng = np.random.default_rng(0)
+    check([rng.choice([40.0, 50.0, 60.0], len(a)).astype(np.float32) for a in ANCHORS], deltas)
+
+
+def no_area_outputs() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The best candidates are pushed far out of the image: clipped, they are lines and points on its border."""
+    logits, deltas = random_outputs(2)
+    for level in range(4):
+        deltas[level][::3, 0] = 40.0  # to the right
+        deltas[level][1::3, 1] = -40.0  # up
+        deltas[level][::5] = [-50.0, 60.0, -9.0, -9.0]  # a corner, and as small as a delta can make it
+        logits[level][::3] += 20.0
+    return logits, deltas
+
+
+def test_boxes_outside_the_image_keep_an_area() -> None:
+    rois = check(*no_area_outputs())
+    assert (rois[:, 2:] - rois[:, :2] + 1 > 0).all()
+
+
+def converted(outputs: tuple[list[np.ndarray], list[np.ndarray]]) -> tuple[Any, list[np.ndarray]]:
+    """The .tflite of select_proposals and its inputs in order."""
+    logits, deltas = outputs
+
+    class Graph(tf.Module):
+        @tf.function(autograph=False)
+        def serve(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            levels = range(len(ANCHORS))
+            rois, valid = select_proposals(
+                [inputs[f"logits{i}"] for i in levels], [inputs[f"deltas{i}"] for i in levels], ANCHORS, **OPTIONS
+            )
+            return {"rois": rois, "valid": valid}
+
+    graph = Graph()
+    values = {f"{kind}{i}": v for kind, vs in (("logits", logits), ("deltas", deltas)) for i, v in enumerate(vs)}
+    specs = {name: tf.TensorSpec(v.shape, tf.float32, name=name) for name, v in values.items()}
+    function = graph.serve.get_concrete_function(**specs)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], graph)
+    interpreter = Interpreter(model_content=converter.convert())
+    interpreter.allocate_tensors()
+    for detail in interpreter.get_input_details():
+        name = next(n for n in values if n in detail["name"])
+        interpreter.set_tensor(detail["index"], values[name])
+    interpreter.invoke()
+    results = [interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()]
+    return interpreter, sorted(results, key=lambda r: -r.ndim)
+
+
+@pytest.mark.parametrize("case", ["random", "no area", "tied"])
+def test_tflite_gives_the_same(case: str) -> None:
+    """Its NMS kernel repeats a zero-area box until the output is full and orders ties as it likes: neither may happen."""
+    logits, deltas = no_area_outputs() if case == "no area" else random_outputs(3)
+    if case == "tied":
+        logits = [np.full(len(a), 30.0, np.float32) for a in ANCHORS]
+    _, (rois, valid) = converted((logits, deltas))
+    expected = references.select_proposals(logits, deltas, ANCHORS, **OPTIONS)
+    assert valid.sum() == len(expected)
+    np.testing.assert_allclose(rois[: len(expected)], expected, atol=1e-3)  # measured 6e-5
+    assert len(np.unique(rois, axis=0)) > 0.9 * len(expected), "one box over and over"
+
+
+def test_the_naive_form_does_lose_proposals() -> None:
+    """Why the above is needed: NMS on inclusive corners, fed one line of a box, gives little else in TFLite."""
+    boxes = np.array([[5, 5, 5, 20]] + [[20.0 * i, 30, 20 * i + 10, 40] for i in range(6)], np.float32)
+
+    @tf.function(autograph=False, input_signature=[tf.TensorSpec([7, 4]), tf.TensorSpec([7])])
+    def naive(boxes: tf.Tensor, scores: tf.Tensor) -> tf.Tensor:
+        return tf.raw_ops.NonMaxSuppressionV4(
+            boxes=boxes, scores=scores, max_output_size=6, iou_threshold=0.7, score_threshold=0.0,
+            pad_to_max_output_size=True,
+        )[0]  # fmt: skip
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([naive.get_concrete_function()], naive)
+    interpreter = Interpreter(model_content=converter.convert())
+    interpreter.allocate_tensors()
+    for detail in interpreter.get_input_details():
+        value = boxes if len(detail["shape"]) == 2 else np.linspace(0.9, 0.1, 7).astype(np.float32)
+        interpreter.set_tensor(detail["index"], value)
+    interpreter.invoke()
+    selected = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    assert len(set(selected.tolist())) < 6, "this runtime no longer repeats zero-area boxes: simplify proposals.py"

@@ -1,0 +1,112 @@
+"""Assignment against the numpy reference; sampling by what it promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import references
+import tensorflow as tf
+
+from tinydet_tf.training.assign import Assignment, assign
+from tinydet_tf.training.sample import sample
+
+RPN: dict[str, Any] = {"positive_iou": 0.5, "negative_iou": 0.3, "best_iou": 0.3}
+RCNN: dict[str, Any] = {"positive_iou": 0.5, "negative_iou": 0.5, "best_iou": None}
+
+
+def run(
+    boxes: np.ndarray,
+    gt: np.ndarray,
+    *,
+    usable: np.ndarray | None = None,
+    padding: int = 0,
+    crowd: np.ndarray | None = None,
+    **options: Any,
+) -> Assignment:
+    mask = np.arange(len(gt) + padding) < len(gt)
+    # Padded rows are filled with boxes that would match if they counted.
+    filler = np.resize(boxes, [padding, 4])
+    crowd = np.zeros([0, 4], np.float32) if crowd is None else crowd
+    crowd_mask = np.arange(len(crowd) + 1) < len(crowd)
+    return assign(
+        tf.constant(boxes),
+        tf.constant(np.ones(len(boxes), bool) if usable is None else usable),
+        tf.constant(np.concatenate([gt, filler]).astype(np.float32).reshape(-1, 4)),
+        tf.constant(mask),
+        tf.constant(np.concatenate([crowd, boxes[:1]]).astype(np.float32)),
+        tf.constant(crowd_mask),
+        **options,
+    )
+
+
+def as_list(result: Assignment) -> list[int]:
+    positive, negative, matched = (t.numpy() for t in result)
+    assert not (positive & negative).any()
+    return [int(m) if p else -1 if n else -2 for p, n, m in zip(positive, negative, matched, strict=True)]
+
+
+def random_boxes(n: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    low, side = rng.integers(0, 40, [n, 2]), rng.integers(4, 30, [n, 2])
+    return np.concatenate([low, low + side], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("options", [RPN, RCNN], ids=["rpn", "rcnn"])
+@pytest.mark.parametrize("seed", range(4))
+def test_matches_reference(seed: int, options: dict[str, Any]) -> None:
+    boxes, gt = random_boxes(120, seed), random_boxes(9, seed + 100)
+    usable = np.random.default_rng(seed).random(120) < 0.8
+    expected = references.assign(boxes, usable, gt, **options)
+    assert as_list(run(boxes, gt, usable=usable, padding=5, **options)) == expected
+    assert len(set(expected)) > 3
+
+
+def test_empty_ground_truth_is_all_background() -> None:
+    boxes = random_boxes(10, 0)
+    assert as_list(run(boxes, np.zeros([0, 4]), padding=3, **RPN)) == [-1] * 10
+
+
+def test_a_ground_truth_keeps_all_its_best_anchors_and_the_later_one_wins() -> None:
+    boxes = np.array([[0, 0, 9, 9], [0, 0, 9, 9], [30, 30, 39, 39]], np.float32)
+    one = np.array([[0, 0, 9, 24]], np.float32)  # IoU 0.4 with the first two: below positive, but its best
+    assert as_list(run(boxes, one, **RPN)) == [0, 0, -1]
+    two = np.array([[0, 0, 9, 24], [0, 0, 24, 9]], np.float32)
+    assert as_list(run(boxes, two, **RPN)) == [1, 1, -1]
+    far = np.array([[0, 0, 9, 34]], np.float32)  # best IoU 0.286: nobody's
+    assert as_list(run(boxes, far, **RPN)) == [-1, -1, -1]
+
+
+def test_negatives_in_a_crowd_are_ignored_and_positives_stay() -> None:
+    boxes = np.array([[0, 0, 9, 9], [20, 20, 29, 29], [50, 50, 59, 59]], np.float32)
+    crowd = np.array([[0, 0, 40, 40]], np.float32)
+    gt = np.array([[0, 0, 9, 9]], np.float32)
+    assert as_list(run(boxes, gt, crowd=crowd, **RPN)) == [0, -2, -1]
+
+
+def test_sample_takes_the_highest_and_fills_up() -> None:
+    positive = tf.constant([[True, True, True, False, False, False, False], [False] * 7])
+    negative = tf.constant([[False, False, False, True, True, True, False], [True, True, False, False, False, False, False]])
+    priority = tf.constant([[0.1, 0.9, 0.5, 0.2, 0.8, 0.4, 9.9], [0.1, 0.2, 9.0, 9.0, 9.0, 9.0, 9.0]])
+    chosen = sample(positive, negative, priority, count=4, max_positive=2)
+    index, weight, is_positive = (t.numpy() for t in chosen)
+    assert index[0].tolist() == [1, 2, 4, 5] and weight[0].tolist() == [1, 1, 1, 1]
+    assert is_positive[0].tolist() == [True, True, False, False]
+    # Too few: the rest has no weight.
+    assert index[1, :2].tolist() == [1, 0] and weight[1].tolist() == [1, 1, 0, 0]
+    assert not is_positive[1].any()
+
+
+def test_sample_of_nothing() -> None:
+    none = tf.zeros([1, 5], tf.bool)
+    chosen = sample(none, none, tf.ones([1, 5]), count=8, max_positive=4)
+    assert chosen.weight.numpy().tolist() == [[0.0] * 5]
+
+
+def test_random_sampling_prefers_nobody() -> None:
+    tf.random.set_seed(0)
+    everyone, nobody = tf.ones([400, 20], tf.bool), tf.zeros([400, 20], tf.bool)
+    chosen = sample(nobody, everyone, tf.random.uniform([400, 20]), count=5, max_positive=2)
+    counts = np.bincount(chosen.index.numpy().ravel(), minlength=20)
+    assert counts.sum() == 2000 and counts.min() > 60 and counts.max() < 140  # 100 each, deviation 8.7

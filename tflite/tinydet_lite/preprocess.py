@@ -1,0 +1,188 @@
+"""From any picture to the pixels the network sees: upright, RGB, uint8, stretched to S x S.
+
+Shape letters: H, W the picture's height and width, S the network's input size.
+
+Training, evaluation and the edge all use these functions, so the three see the same pixels. Therefore nothing
+here takes a short cut that changes them: no JPEG draft mode (it decodes at a fraction of the size), no
+nearest neighbour. Colour profiles are ignored, as COCO's published results ignore them.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import UserError, os_reason
+
+# What stands behind transparent pixels. A mid grey, because both a black and a white drawing stay visible on
+# it.
+BACKGROUND_RGB = (128, 128, 128)
+
+# Asked for by name: Pillow also opens EPS and the like, some of them through other programs. Phones' MPO is
+# JPEG.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+
+# What Pillow's decoders raise on damaged files, beside OSError: they are many, by many authors.
+_DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, AttributeError,
+    NotImplementedError, RuntimeError, struct.error, zlib.error, MemoryError,
+)  # fmt: skip
+
+ImageSource = Union[str, "os.PathLike[str]", Image.Image, NDArray[Any]]
+
+
+def load_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Decode a picture into an upright RGB image.
+
+    The EXIF orientation is applied. Grey, 16-bit grey, palette, CMYK and YCbCr pictures become RGB;
+    transparent ones are laid on BACKGROUND_RGB. Of an animation the first frame is taken.
+
+    Args:
+        path: a JPEG, PNG, BMP, WebP, GIF or TIFF file.
+
+    Returns:
+        A PIL image of mode RGB, fully decoded, without EXIF orientation.
+
+    Raises:
+        UserError: no such file, not a picture, truncated or otherwise damaged, or too large to decode safely.
+    """
+    file = Path(path)
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            return _upright_rgb(image, str(file))
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such image file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{file} is a folder; an image file was expected") from error
+    except PermissionError as error:
+        raise UserError(f"{file}: {os_reason(error)}") from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"{file} is not an image; expected one of {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(_bomb_message(str(file))) from error
+    except _DECODE_ERRORS as error:
+        raise UserError(_damaged_message(str(file), error)) from error
+
+
+def as_rgb_array(image: ImageSource) -> NDArray[np.uint8]:
+    """Any accepted form of picture as upright RGB pixels.
+
+    Args:
+        image: a path; a PIL image of any mode (its EXIF orientation is applied); or a uint8 RGB array [H, W,
+            3].
+
+    Returns:
+        uint8 [H, W, 3], RGB, C-contiguous. Treat it as read-only: it may share memory with `image`.
+
+    Raises:
+        UserError: it is none of these, is empty, or does not decode.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return np.asarray(load_image(image))
+    if isinstance(image, Image.Image):
+        name = str(getattr(image, "filename", "") or "the PIL image")
+        try:
+            return np.asarray(_upright_rgb(image, name))
+        except UserError:
+            raise
+        except Image.DecompressionBombError as error:
+            raise UserError(_bomb_message(name)) from error
+        except _DECODE_ERRORS as error:
+            # Image.open only reads the header, so a damaged file may come to light as late as here.
+            raise UserError(_damaged_message(name, error)) from error
+    if isinstance(image, np.ndarray):
+        return _checked_array(image)
+    raise UserError(
+        f"an image of type {type(image).__module__}.{type(image).__qualname__} came; "
+        "expected a path, a PIL image or a uint8 RGB array [H, W, 3]"
+    )
+
+
+def resize_to(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Stretch a picture to the network's square input; its aspect is not kept (REFERENCE.md, Test).
+
+    Pillow's bilinear filter widens when it shrinks, that is, it antialiases; OpenCV's and TensorFlow's
+    defaults do not.
+
+    Args:
+        image: uint8 [H, W, 3], as `as_rgb_array` gives it.
+        size: S, in pixels.
+
+    Returns:
+        uint8 [S, S, 3]; `image` itself where it has that size already.
+    """
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _checked_array(image: NDArray[Any]) -> NDArray[np.uint8]:
+    came = f"an array of shape {list(image.shape)} and dtype {image.dtype} came"
+    wanted = "expected uint8 RGB [H, W, 3]"
+    if image.ndim != 3 or image.shape[2] != 3:
+        advice = ""
+        if image.ndim == 2:
+            advice = "; for a grey image repeat it with np.stack([grey] * 3, axis=-1)"
+        elif image.ndim == 4:
+            advice = "; give one image at a time"
+        elif image.ndim == 3 and image.shape[2] == 4:
+            advice = "; for RGBA give a PIL image, or leave out the alpha channel"
+        raise UserError(f"{came}; {wanted}{advice}")
+    if image.dtype != np.uint8:
+        advice = (
+            "; values of 0..1 convert with (image * 255).round().astype(np.uint8)" if image.dtype.kind == "f" else ""
+        )
+        raise UserError(f"{came}; {wanted}{advice}")
+    if image.size == 0:
+        raise UserError(f"{came}; an image needs at least one pixel")
+    return np.ascontiguousarray(image)
+
+
+def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Decode `image` wholly and return a new upright RGB image (or `image` itself, if it is one already)."""
+    if image.width == 0 or image.height == 0:
+        raise UserError(f"{name} has no pixels ({image.width} x {image.height})")
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
+        return _deep_grey_to_rgb(upright, name)
+    if upright.has_transparency_data:
+        # In RGBA every kind of transparency meets: an alpha channel, a palette's, one colour declared clear.
+        layered = upright.convert("LA") if upright.mode == "La" else upright
+        behind = Image.new("RGBA", upright.size, (*BACKGROUND_RGB, 255))
+        return Image.alpha_composite(behind, layered.convert("RGBA")).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """16-bit grey (mode I;16*, or I in older Pillows) -> RGB. Pillow itself would clip at 255."""
+    if image.mode == "F":
+        raise UserError(f"{name} has floating-point pixels, whose white is unknown; save it with 8 or 16 bits")
+    values = np.asarray(image).astype(np.int64)  # [H, W]
+    if values.min() < 0 or values.max() > 65535:
+        raise UserError(f"{name} has grey values from {values.min()} to {values.max()}; expected 16 bits (0 to 65535)")
+    grey = ((values + 128) // 257).astype(np.uint8)  # 65535 -> 255, rounded
+    pixels = np.repeat(grey[..., np.newaxis], 3, axis=-1)  # [H, W, 3]
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        pixels[values == clear] = BACKGROUND_RGB
+    return Image.fromarray(pixels)
+
+
+def _damaged_message(name: str, error: BaseException) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{name} does not decode ({reason}); it may be truncated or damaged"
+
+
+def _bomb_message(name: str) -> str:
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    return f"{name} has more than {limit // 10**6} million pixels; make it smaller first"

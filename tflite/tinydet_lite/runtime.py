@@ -1,0 +1,135 @@
+"""Finds a TFLite runtime that works here and runs one model in it, by the names of its signature.
+
+Shape letters: S input size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import operator
+import os
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import UserError
+
+# Runtime -> module, and where in it the interpreter's class is. In this order: the first is maintained and
+# small, the second is for old systems, the third takes seconds and hundreds of megabytes to import.
+RUNTIMES = {
+    "ai_edge_litert": ("ai_edge_litert.interpreter", "Interpreter"),
+    "tflite_runtime": ("tflite_runtime.interpreter", "Interpreter"),
+    # By way of `tensorflow`: the module tensorflow.lite, imported by itself, is empty.
+    "tensorflow": ("tensorflow", "lite.Interpreter"),
+}
+# Forces one of RUNTIMES, to compare them or to look for a fault.
+RUNTIME_VARIABLE = "TINYDET_RUNTIME"
+# Beyond four threads these small networks gain nothing, and phones and boards have four fast cores at best.
+MAX_DEFAULT_THREADS = 4
+
+
+def default_threads() -> int:
+    """The cores this process may use, at most four. (The interpreters' own default is one.)"""
+    # macOS and Windows do not tell the affinity.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(usable or 1, MAX_DEFAULT_THREADS))
+
+
+class Session:
+    """One model in one interpreter.
+
+    Not for several threads at a time: an interpreter has one set of tensors.
+
+    Attributes:
+        runtime: which of RUNTIMES it is.
+        num_threads: what the interpreter was given.
+    """
+
+    def __init__(self, model: bytes, num_threads: int | None = None) -> None:
+        """Build an interpreter with the first runtime that can.
+
+        Args:
+            model: a flatbuffer that is known to be sound; interpreters crash on damaged ones (`metadata`
+                checks).
+            num_threads: None for `default_threads()`.
+
+        Raises:
+            UserError: no runtime works; the message names each one tried and why it failed.
+        """
+        if num_threads is not None and num_threads < 1:
+            raise UserError(f"{num_threads} threads came; expected at least 1")
+        self.num_threads = default_threads() if num_threads is None else num_threads
+        self.runtime, self._interpreter = _build_interpreter(model, self.num_threads)
+        # Some interpreters read from the caller's buffer for as long as they live.
+        self._model = model
+        signatures = list(self._interpreter.get_signature_list())
+        if len(signatures) != 1:
+            raise UserError(f"the model has {len(signatures)} signatures {signatures}; expected one")
+        runner = self._interpreter.get_signature_runner(signatures[0])
+        # The runner serves to look up tensor numbers by name; calling it would allocate anew at each picture.
+        # It must be gone before the first run: interpreters refuse to run while anything else refers to them.
+        self.inputs: dict[str, dict[str, Any]] = dict(runner.get_input_details())
+        self.outputs: dict[str, dict[str, Any]] = dict(runner.get_output_details())
+
+    def run(self, inputs: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], float]:
+        """Run the model once.
+
+        Args:
+            inputs: an array for each of the signature's inputs, of its exact shape and dtype.
+
+        Returns:
+            (a copy of each output by its name, seconds that the interpreter itself took)
+        """
+        for name, value in inputs.items():
+            self._interpreter.set_tensor(self.inputs[name]["index"], value)
+        start = time.perf_counter()
+        self._interpreter.invoke()
+        seconds = time.perf_counter() - start
+        outputs = {
+            name: np.asarray(self._interpreter.get_tensor(details["index"])) for name, details in self.outputs.items()
+        }
+        return outputs, seconds
+
+
+def _build_interpreter(model: bytes, num_threads: int) -> tuple[str, Any]:
+    """The first runtime whose interpreter can be built *and* can take the model.
+
+    An import alone proves nothing: tflite_runtime 2.14 imports under numpy 2 and fails when building.
+    """
+    forced = os.environ.get(RUNTIME_VARIABLE)
+    if forced and forced not in RUNTIMES:
+        raise UserError(f"{RUNTIME_VARIABLE} is {forced!r}; expected one of {', '.join(RUNTIMES)}, or unset")
+    failures = []
+    for runtime in [forced] if forced else list(RUNTIMES):
+        try:
+            # numpy 2 prints a page when a module built for numpy 1 fails; below it is one line.
+            with contextlib.redirect_stderr(io.StringIO()):
+                module, attribute = RUNTIMES[runtime]
+                interpreter_class = operator.attrgetter(attribute)(importlib.import_module(module))
+                interpreter = interpreter_class(model_content=model, num_threads=num_threads)
+                interpreter.allocate_tensors()
+        except ImportError as error:
+            missing = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == runtime
+            failures.append(f"{runtime}: {'not installed' if missing else _first_line(error)}")
+        # Whatever it is (numpy's ABI, an operator it lacks, a C library), the next runtime may do better.
+        except Exception as error:
+            reason = _first_line(error)
+            if runtime == "tflite_runtime" and int(np.__version__.split(".")[0]) >= 2:
+                reason = f"works with numpy below 2 only, and {np.__version__} is here"
+            failures.append(f"{runtime}: {reason}")
+        else:
+            return runtime, interpreter
+    package = "-U ai-edge-litert" if sys.version_info >= (3, 10) else "tflite-runtime 'numpy<2'"
+    raise UserError(
+        f"no TFLite runtime can run the model ({'; '.join(failures)}); install one with `pip install {package}`"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

@@ -1,0 +1,62 @@
+"""Box arithmetic of the network, mmdet-1.x inclusive pixels: width = x2 - x1 + 1.
+
+Boxes are float32 [..., 4] x1,y1,x2,y2 in pixels of the square input. To and from continuous corners (data sets,
+Detections): tinydet_lite.boxes, which owns that conversion.
+"""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+#: exp() of a delta is kept within a factor of 62.5 (REFERENCE.md).
+MAX_LOG_RATIO = math.log(1000 / 16)
+RPN_STDS = (1.0, 1.0, 1.0, 1.0)
+RCNN_STDS = (0.1, 0.1, 0.2, 0.2)
+
+
+def decode(anchors: tf.Tensor, deltas: tf.Tensor, stds: tuple[float, ...] = RPN_STDS) -> tf.Tensor:
+    """Anchors moved by deltas (dx, dy, dw, dh) * stds: [..., 4] -> [..., 4], not clipped to the image."""
+    deltas = deltas * tf.constant(stds, tf.float32)
+    centre_delta, log_ratio = deltas[..., :2], deltas[..., 2:]
+    log_ratio = tf.clip_by_value(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO)
+    low, high = anchors[..., :2], anchors[..., 2:]
+    size = high - low + 1.0
+    centre = (low + high) * 0.5 + size * centre_delta
+    half = tf.exp(log_ratio) * size * 0.5 - 0.5
+    return tf.concat([centre - half, centre + half], -1)
+
+
+def encode(anchors: tf.Tensor, boxes: tf.Tensor, stds: tuple[float, ...] = RPN_STDS) -> tf.Tensor:
+    """The deltas that `decode` turns into `boxes`; both [..., 4] with sides of at least a hundredth of a pixel."""
+    low, high = anchors[..., :2], anchors[..., 2:]
+    box_low, box_high = boxes[..., :2], boxes[..., 2:]
+    size = tf.maximum(high - low + 1.0, 1e-2)
+    box_size = tf.maximum(box_high - box_low + 1.0, 1e-2)
+    centre_delta = ((box_low + box_high) - (low + high)) * 0.5 / size
+    deltas = tf.concat([centre_delta, tf.math.log(box_size / size)], -1)
+    return deltas / tf.constant(stds, tf.float32)
+
+
+def clip(boxes: tf.Tensor, size: int) -> tf.Tensor:
+    """Corners clipped to the pixels 0 .. size-1."""
+    return tf.clip_by_value(boxes, 0.0, float(size - 1))
+
+
+def pairwise_iou(boxes_a: tf.Tensor, boxes_b: tf.Tensor, *, over_a: bool = False) -> tf.Tensor:
+    """IoU of every box of a with every box of b: [..., A, 4], [..., B, 4] -> [..., A, B].
+
+    Args:
+      over_a: divide by the area of a instead of the union (how much of a lies in b).
+    """
+    a, b = boxes_a[..., :, None, :], boxes_b[..., None, :, :]
+    width = tf.minimum(a[..., 2], b[..., 2]) - tf.maximum(a[..., 0], b[..., 0]) + 1.0
+    height = tf.minimum(a[..., 3], b[..., 3]) - tf.maximum(a[..., 1], b[..., 1]) + 1.0
+    overlap = tf.maximum(width, 0.0) * tf.maximum(height, 0.0)
+    total = _area(a) + (0.0 if over_a else _area(b) - overlap)
+    return overlap / tf.maximum(total, 1e-6)
+
+
+def _area(boxes: tf.Tensor) -> tf.Tensor:
+    return (boxes[..., 2] - boxes[..., 0] + 1.0) * (boxes[..., 3] - boxes[..., 1] + 1.0)

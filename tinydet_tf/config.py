@@ -1,0 +1,368 @@
+"""What a TinyDet is and how it is trained, as frozen dataclasses, and the strict YAML that overrides them.
+
+Architecture numbers: paper tables 1, 10-12 (backbones), 13-18 (groups), section 4.1 (anchors, recipe); what the paper
+leaves out was read off the published implementation. `Config` is what a run folder keeps as config.yaml: it holds every
+value, so that a run can be rebuilt from it alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tinydet_lite.errors import UserError
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One inverted residual block ("bneck"), a row of tables 10-12."""
+
+    kernel: int
+    expand: int
+    out: int
+    squeeze_excite: bool
+    hard_swish: bool
+    stride: int
+    tap: bool  # the row is marked FPN: its output feeds the pyramid
+
+
+def _blocks(rows: list[tuple[int, int, int, str, str, int, str]]) -> tuple[BlockSpec, ...]:
+    return tuple(BlockSpec(k, e, o, se == "SE", nl == "HS", s, tap == "FPN") for k, e, o, se, nl, s, tap in rows)
+
+
+#: name -> (stem channels, blocks). Row 0 of the tables is the stem: 3x3, stride 2, h-swish.
+BACKBONES: dict[str, tuple[int, tuple[BlockSpec, ...]]] = {
+    # Table 10: TinyDet-S.
+    "mobilenetv3_d": (
+        16,
+        _blocks(
+            [
+                (3, 16, 16, "", "RE", 1, ""),
+                (3, 64, 24, "", "RE", 2, ""),
+                (3, 72, 24, "", "RE", 1, ""),
+                (5, 72, 40, "SE", "RE", 2, ""),
+                (5, 120, 40, "SE", "RE", 1, ""),
+                (5, 120, 40, "SE", "RE", 1, "FPN"),
+                (3, 240, 80, "", "HS", 2, ""),
+                (3, 240, 80, "", "HS", 1, ""),
+                (5, 240, 80, "", "HS", 1, ""),
+                (5, 240, 80, "", "HS", 1, ""),
+                (3, 240, 112, "SE", "HS", 1, ""),
+                (3, 336, 112, "SE", "HS", 1, "FPN"),
+                (5, 336, 160, "SE", "HS", 2, ""),
+                (5, 480, 160, "SE", "HS", 1, ""),
+                (5, 480, 160, "SE", "HS", 1, "FPN"),
+                (5, 960, 160, "SE", "HS", 2, "FPN"),
+            ]
+        ),
+    ),
+    # Tables 11 and 12: TinyDet-M and -L.
+    "mobilenetv3_bc": (
+        24,
+        _blocks(
+            [
+                (3, 24, 24, "", "RE", 1, ""),
+                (3, 72, 36, "", "RE", 2, ""),
+                (3, 108, 36, "", "RE", 1, ""),
+                (3, 108, 36, "", "RE", 1, ""),
+                (3, 108, 36, "", "RE", 1, "FPN"),
+                (5, 108, 60, "SE", "RE", 2, ""),
+                (5, 180, 60, "SE", "RE", 1, ""),
+                (5, 180, 60, "SE", "RE", 1, "FPN"),
+                (3, 240, 80, "", "HS", 2, ""),
+                (3, 200, 80, "", "HS", 1, ""),
+                (3, 184, 80, "", "HS", 1, ""),
+                (3, 184, 80, "", "HS", 1, ""),
+                (3, 480, 112, "SE", "HS", 1, ""),
+                (3, 672, 112, "SE", "HS", 1, "FPN"),
+                (5, 672, 160, "SE", "HS", 2, ""),
+                (5, 960, 160, "SE", "HS", 1, ""),
+                (5, 960, 160, "SE", "HS", 1, "FPN"),
+                (5, 960, 160, "SE", "HS", 2, ""),
+                (5, 960, 160, "SE", "HS", 1, "FPN"),
+            ]
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One detector. Pixels are those of the square network input; levels are listed finest first."""
+
+    backbone: str = "mobilenetv3_d"
+    input_size: int = 320
+    strides: tuple[int, ...] = (8, 16, 32, 64)
+    align: bool = True  # 2x2 average pool before each strided depthwise conv (section 3.1.2)
+    align_stem: bool = False  # the paper says "each strided convolution"; the published stem has none
+    channels: int = 245  # 5 channels x 7 x 7 bins
+    fpn_groups: tuple[int, ...] = (7, 5, 1, 1)
+    rpn_groups: int = 49
+    anchor_scale: float = 2.25  # anchor side = scale x stride
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height : width
+    roi_levels: int = 2  # only the finest levels are pooled
+    roi_finest: float = 30.0  # RoI side in pixels that belongs to the finest level
+    psroi_reduce: str = "max"  # published op: max of a bin's 4 samples; or "mean"
+    rcnn_hidden: int = 1024
+    nms_pre_test: int = 1000  # candidates a level
+    proposals_test: int = 200
+    proposal_nms_iou: float = 0.7
+
+    def __post_init__(self) -> None:
+        if self.backbone not in BACKBONES:
+            raise UserError(f"backbone {self.backbone!r} is unknown; choose one of {', '.join(sorted(BACKBONES))}")
+        if self.psroi_reduce not in ("max", "mean"):
+            raise UserError(f"psroi_reduce is {self.psroi_reduce!r}; choose 'max' (published) or 'mean'")
+        levels = len(self.strides)
+        if len(self.fpn_groups) != levels:
+            raise UserError(f"fpn_groups has {len(self.fpn_groups)} numbers for {levels} pyramid levels; give one a level")
+        taps = sum(block.tap for block in BACKBONES[self.backbone][1])
+        if taps != levels:
+            raise UserError(f"backbone {self.backbone} feeds {taps} levels, strides has {levels}; give one stride a level")
+        if not 1 <= self.roi_levels <= levels:
+            raise UserError(f"roi_levels is {self.roi_levels}; give 1 to {levels}, the number of pyramid levels")
+        if self.channels % 49 or any(self.channels % g for g in (*self.fpn_groups, self.rpn_groups)):
+            raise UserError(
+                f"channels is {self.channels}; it must be a multiple of 49 (7x7 bins) and of every group count "
+                f"({', '.join(map(str, (*self.fpn_groups, self.rpn_groups)))})"
+            )
+        if self.input_size <= 0 or self.input_size % self.strides[-1]:
+            near = max(1, round(self.input_size / self.strides[-1])) * self.strides[-1]
+            raise UserError(
+                f"input_size is {self.input_size}; it must be a multiple of {self.strides[-1]}, the coarsest stride "
+                f"(nearest: {near})"
+            )
+        for name in ("anchor_scale", "roi_finest", "proposals_test", "nms_pre_test", "rcnn_hidden"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be positive")
+
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Height (= width) of each pyramid level in cells."""
+        return tuple(self.input_size // s for s in self.strides)
+
+    @property
+    def num_ratios(self) -> int:
+        return len(self.anchor_ratios)
+
+
+_M = ModelConfig(
+    backbone="mobilenetv3_bc",
+    strides=(4, 8, 16, 32, 64),
+    fpn_groups=(49, 7, 5, 1, 1),
+    anchor_scale=3.2,
+    roi_levels=3,
+    roi_finest=22.4,
+)
+VARIANTS: dict[str, ModelConfig] = {
+    "S": ModelConfig(),
+    "M": _M,
+    "L": dataclasses.replace(_M, input_size=512, anchor_scale=5.12, roi_finest=35.8),
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where images come from and how they are fed."""
+
+    root: str | None = None  # a folder in one of the two layouts; null is the embedded digits set
+    train_json: str | None = None
+    train_images: str | None = None
+    val_json: str | None = None
+    val_images: str | None = None
+    limit: int | None = None  # train (and validate) on the first N images only
+    horizontal_flip: bool = True
+    cache: bool = False  # keep decoded, resized images in memory
+    validate_on_train: bool = False  # measure AP on the training images: shows what was learnt by heart
+    digits_seed: int = 0
+    digits_train_images: int = 2000
+    digits_val_images: int = 250
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe. Defaults are the paper's (section 4.1); targets and losses are described in training/."""
+
+    epochs: int = 240
+    batch_size: int = 128
+    optimizer: str = "sgd"  # sgd (momentum 0.9) or adamw
+    learning_rate: float = 0.35
+    final_learning_rate: float = 1e-5
+    warmup_steps: int = 500
+    warmup_start: float = 1 / 3  # of the learning rate: the released config's; the paper says 0
+    momentum: float = 0.9
+    weight_decay: float = 1e-5
+    clip_norm: float = 35.0
+    seed: int = 0
+    validate_every: int = 1  # epochs
+    early_stopping_patience: int | None = None  # validations without a better AP
+    # RPN: section 4.1 and the published config.
+    rpn_positive_iou: float = 0.5
+    rpn_negative_iou: float = 0.3
+    rpn_samples: int = 256
+    nms_pre: int = 2000
+    proposals: int = 2000
+    # R-CNN with OHEM.
+    rcnn_positive_iou: float = 0.5
+    rcnn_samples: int = 512
+    rcnn_positive_fraction: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate", "clip_norm", "rpn_samples", "nms_pre", "proposals",
+                     "rcnn_samples", "validate_every"):  # fmt: skip
+            if getattr(self, name) <= 0:
+                raise UserError(f"train.{name} is {getattr(self, name)}; it must be positive")
+        if self.rcnn_samples > self.proposals:
+            raise UserError(
+                f"train.rcnn_samples is {self.rcnn_samples}; it cannot be more than train.proposals, {self.proposals}"
+            )
+        if self.optimizer not in ("sgd", "adamw"):
+            raise UserError(f"train.optimizer is {self.optimizer!r}; choose 'sgd' or 'adamw'")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole experiment."""
+
+    variant: str = "S"
+    class_names: tuple[str, ...] = ()  # filled in from the data when a run starts
+    category_ids: tuple[int, ...] = ()  # the data set's own id of each class
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(self)))
+
+
+def model_config(variant: str, **overrides: Any) -> ModelConfig:
+    """The variant's architecture with single values replaced.
+
+    Raises:
+      UserError: no such variant, no such key, or a value that does not fit.
+    """
+    if variant not in VARIANTS:
+        raise UserError(f"variant {variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
+    return typing.cast(ModelConfig, _replace(VARIANTS[variant], overrides, "model"))
+
+
+def load_config(
+    path: str | Path | None = None, *, variant: str | None = None, assignments: typing.Sequence[str] = ()
+) -> Config:
+    """The configuration of a YAML file (or the defaults), then `key=value` assignments such as train.epochs=3.
+
+    Args:
+      path: a YAML file with keys of `Config`; None for the defaults.
+      variant: overrides the file's; its architecture is the base that the file's `model:` section changes.
+      assignments: `section.key=value`, the value in YAML's syntax.
+
+    Raises:
+      UserError: a file that cannot be read, an unknown key (the nearest known one is suggested), a wrong type.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"config {path} cannot be read ({error}); give a YAML file") from error
+        try:
+            loaded = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise UserError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(loaded, dict):
+            raise UserError(f"config {path} holds a {type(loaded).__name__}; expected keys such as variant, model, train")
+        values = loaded
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key:
+            raise UserError(f"--set {assignment!r}: expected key=value, for example train.epochs=3")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {assignment!r}: the value is not YAML") from error
+        target = values
+        *sections, name = key.split(".")
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise UserError(f"--set {assignment!r}: {section} is a single value, it has no keys")
+        target[name] = value
+    if variant is not None:
+        values["variant"] = variant
+    return config_from_dict(values)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """A Config from nested plain values; see `load_config`."""
+    variant = values.get("variant", "S")
+    if not isinstance(variant, str) or variant not in VARIANTS:
+        raise UserError(f"variant {variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
+    return typing.cast(Config, _replace(Config(variant=variant, model=VARIANTS[variant]), values, ""))
+
+
+def save_config(config: Config) -> str:
+    """YAML text that `load_config` reads back to an equal Config."""
+    return yaml.safe_dump(config.to_dict(), sort_keys=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _replace(base: Any, values: Mapping[str, Any], where: str) -> Any:
+    """A copy of the dataclass with `values` put in, each checked against the field's type."""
+    hints = typing.get_type_hints(type(base))
+    changes: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{where}.{key}" if where else str(key)
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.5)
+            suggestion = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(hints)}"
+            raise UserError(f"unknown config key {name!r}; {suggestion}")
+        if dataclasses.is_dataclass(hints[key]):
+            if value is None:
+                continue
+            if not isinstance(value, Mapping):
+                raise UserError(f"config key {name} is {value!r}; expected a section of keys")
+            changes[key] = _replace(getattr(base, key), value, name)
+        else:
+            changes[key] = _coerce(value, hints[key], name)
+    return dataclasses.replace(base, **changes)
+
+
+def _coerce(value: Any, hint: Any, name: str) -> Any:
+    """`value` as the annotated type. ints become floats; a YAML `1e-5`, which is a string to YAML 1.1, too."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _coerce(value, next(a for a in args if a is not type(None)), name)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"config key {name} is {value!r}; expected a list")
+        return tuple(_coerce(v, args[0], f"{name}[{i}]") for i, v in enumerate(value))
+    if hint is float and not isinstance(value, bool):
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        if isinstance(value, int | float) and abs(value) < float("inf"):
+            return float(value)
+    elif hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif isinstance(value, hint):
+        return value
+    raise UserError(f"config key {name} is {value!r}; expected {hint.__name__}")

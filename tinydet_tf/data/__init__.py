@@ -1,0 +1,1 @@
+"""Data: COCO-format folders, the embedded digits set, and the input pipeline."""

@@ -1,0 +1,421 @@
+"""Reading data sets in COCO's format.
+
+N is the number of boxes of one image. Boxes are continuous corners x1, y1, x2, y2 in pixels of the source image
+(0 <= x1 < x2 <= width), float32; classes are 0..C-1 in the order of the ascending category ids.
+
+What COCO's json says of an image (width, height, boxes) refers to the pixels that a viewer shows, after the
+orientation that EXIF may ask for; the input pipeline compares these sizes with the decoded image. COCO's own images
+carry no orientation, so the question arises only for other data sets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tinydet_lite.errors import UserError, os_reason
+
+_LOG = logging.getLogger(__name__)
+
+# Boxes that end up thinner than this, in pixels, are dropped, as mmdetection 1.x does: an inclusive box has at least
+# one pixel, so a thinner one would turn inside out.
+_MIN_SIDE = 1.0
+# Annotators' boxes often pass the border by a rounding error; only more than this counts as clipped in the report.
+_CLIP_TOLERANCE = 0.5
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CocoImage:
+    """One image and its boxes; the arrays are read-only.
+
+    boxes: float32 [N, 4]; classes: int32 [N]; is_crowd: bool [N], boxes around groups, which are not trained on;
+    areas: float64 [N], pixels of the object, by which COCO's evaluation calls it small, medium or large (the json's
+    "area", of the outline where there is one; the box's where the json has none).
+    """
+
+    id: int
+    path: Path
+    width: int
+    height: int
+    boxes: np.ndarray
+    classes: np.ndarray
+    is_crowd: np.ndarray
+    areas: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoReport:
+    """What reading changed. clipped, dropped: boxes; crowd: boxes around groups; empty: images without a box."""
+
+    clipped: int
+    dropped: int
+    crowd: int
+    empty: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CocoDataset:
+    """Images in the order of the file. category_ids[c] and class_names[c] belong to class c."""
+
+    images: tuple[CocoImage, ...]
+    category_ids: tuple[int, ...]
+    class_names: tuple[str, ...]
+    annotation_file: Path
+    report: CocoReport
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.category_ids)
+
+    def subset(self, limit: int | None) -> CocoDataset:
+        """The first `limit` images in the order of the file; None: all. The report stays that of the whole file.
+
+        Raises:
+            UserError: limit is below 1.
+        """
+        if limit is None:
+            return self
+        if limit < 1:
+            raise UserError(f"cannot take {limit} images of {self.annotation_file}: expected at least 1")
+        return dataclasses.replace(self, images=self.images[:limit])
+
+    def without_empty(self) -> CocoDataset:
+        """Only the images with a box that is not a crowd's; mmdetection 1.x trains on these.
+
+        Raises:
+            UserError: there is none.
+        """
+        images = tuple(image for image in self.images if not image.is_crowd.all())
+        if not images:
+            raise UserError(f"{self.annotation_file} has no image with a box to train on")
+        return dataclasses.replace(self, images=images)
+
+
+def locate_split(directory: Path | str, split: str) -> tuple[Path, Path]:
+    """Find (annotation file, image folder) of a split ("train" or "val") in one of three layouts, tried in this order.
+
+    1. directory/{split}/instances.json with directory/{split}/images/
+    2. directory/annotations/instances_{split}*.json with directory/{split}*/ (or directory/images/{split}*/) of the
+       same name: COCO's own layout, for instance instances_train2017.json with train2017/
+    3. directory/instances.json with directory/images/: the folder is the split itself, whichever is asked for
+
+    Raises:
+        UserError: the directory is missing, holds none of these, or several of the second kind.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        what = "is not a folder" if directory.exists() else "does not exist"
+        raise UserError(f"data folder {directory} {what}; expected a folder in COCO's layout")
+    for folder in (directory / split, directory):
+        if folder is directory:
+            found = _locate_coco_layout(directory, split)
+            if found is not None:
+                return found
+        if (folder / "instances.json").is_file():
+            if not (folder / "images").is_dir():
+                raise UserError(f"{folder} has instances.json but no images/ beside it; put the images there")
+            return folder / "instances.json", folder / "images"
+    raise UserError(
+        f"no {split} split in {directory}: expected {split}/instances.json with {split}/images/, "
+        f"annotations/instances_{split}*.json with {split}*/, or instances.json with images/"
+    )
+
+
+def _locate_coco_layout(directory: Path, split: str) -> tuple[Path, Path] | None:
+    found: list[tuple[Path, Path]] = []
+    without_images: list[Path] = []
+    for annotation_file in sorted((directory / "annotations").glob(f"instances_{split}*.json")):
+        name = annotation_file.stem.removeprefix("instances_")
+        folders = [folder for folder in (directory / name, directory / "images" / name) if folder.is_dir()]
+        if folders:
+            found.append((annotation_file, folders[0]))
+        else:
+            without_images.append(annotation_file)
+    if len(found) > 1:
+        names = ", ".join(annotation_file.name for annotation_file, _ in found)
+        raise UserError(
+            f"{directory} has several {split} splits ({names}); name one by its annotation file and image folder"
+        )
+    if not found and without_images:
+        name = without_images[0].stem.removeprefix("instances_")
+        raise UserError(f"{without_images[0]} has no image folder; expected {directory / name}")
+    return found[0] if found else None
+
+
+def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset:
+    """Read a json of COCO's format and check that its images exist (by listing folders, without opening images).
+
+    Boxes are clipped to their image; those thinner than a pixel afterwards are dropped. Both are counted in the report
+    and logged in one line.
+
+    Raises:
+        UserError: something is missing, malformed or inconsistent; the message names the file and the entry.
+    """
+    annotation_file, image_dir = Path(annotation_file), Path(image_dir)
+    document = _read_json(annotation_file)
+    if not image_dir.is_dir():
+        raise UserError(f"image folder {image_dir} (for {annotation_file}) does not exist or is not a folder")
+    entries = _Entries(annotation_file, document)
+
+    category_ids, names = entries.column("categories", "id", int), entries.column("categories", "name", str)
+    entries.check_unique("categories", category_ids)
+    if not category_ids:
+        raise UserError(f"{annotation_file} lists no categories; expected at least one")
+    by_id = sorted(zip(category_ids, names, strict=True))
+
+    image_ids = entries.column("images", "id", int)
+    entries.check_unique("images", image_ids)
+    if not image_ids:
+        raise UserError(f"{annotation_file} lists no images; expected at least one")
+    paths = _image_paths(annotation_file, image_dir, entries.column("images", "file_name", str))
+    sizes = _image_sizes(annotation_file, document["images"], paths)  # int64 [images, 2]: width, height
+
+    entries.check_unique("annotations", entries.column("annotations", "id", int))
+    image_index = entries.indices("annotations", "image_id", image_ids)
+    class_index = entries.indices("annotations", "category_id", [category_id for category_id, _ in by_id])
+    crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in document["annotations"]], bool)
+    corners = _corners(annotation_file, document["annotations"])
+
+    limits = np.tile(sizes, 2)[image_index].astype(np.float64)
+    clipped_corners = np.clip(corners, 0.0, limits)
+    kept = (clipped_corners[:, 2:] - clipped_corners[:, :2] >= _MIN_SIDE).all(axis=1)
+    moved = (np.abs(clipped_corners - corners) > _CLIP_TOLERANCE).any(axis=1)
+
+    # Group by image: a stable sort keeps the file's order within an image.
+    order = np.flatnonzero(kept)
+    order = order[np.argsort(image_index[order], kind="stable")]
+    ends = np.searchsorted(image_index[order], np.arange(len(image_ids) + 1))
+    boxes = clipped_corners[order].astype(np.float32)
+    classes, crowds = class_index[order].astype(np.int32), crowd[order]
+    areas = _areas(document["annotations"], corners)[order]
+    for array in (boxes, classes, crowds, areas):
+        array.setflags(write=False)
+    images = tuple(
+        CocoImage(
+            id=image_id,
+            path=path,
+            width=width,
+            height=height,
+            boxes=boxes[start:end],
+            classes=classes[start:end],
+            is_crowd=crowds[start:end],
+            areas=areas[start:end],
+        )
+        for image_id, path, (width, height), start, end in zip(
+            image_ids, paths, sizes.tolist(), ends[:-1].tolist(), ends[1:].tolist(), strict=True
+        )
+    )
+    report = CocoReport(
+        clipped=int((moved & kept).sum()),
+        dropped=int((~kept).sum()),
+        crowd=int(crowds.sum()),
+        empty=int((np.diff(ends) == 0).sum()),
+    )
+    if report.clipped or report.dropped:
+        _LOG.warning(
+            "%s: of %d boxes, %d clipped to their image and %d dropped (thinner than a pixel inside it)",
+            annotation_file,
+            len(corners),
+            report.clipped,
+            report.dropped,
+        )
+    return CocoDataset(
+        images=images,
+        category_ids=tuple(category_id for category_id, _ in by_id),
+        class_names=tuple(name for _, name in by_id),
+        annotation_file=annotation_file,
+        report=report,
+    )
+
+
+def _read_json(annotation_file: Path) -> dict[str, Any]:
+    try:
+        with annotation_file.open("rb") as stream:
+            document = json.load(stream)
+    except FileNotFoundError:
+        raise UserError(f"annotation file {annotation_file} does not exist") from None
+    except OSError as error:
+        raise UserError(f"annotation file {annotation_file} cannot be read: {os_reason(error)}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"annotation file {annotation_file} is not valid json: {error}") from error
+    if not isinstance(document, dict):
+        raise UserError(
+            f"{annotation_file} is not of COCO's format: it holds a {type(document).__name__}, "
+            "expected an object with images, annotations and categories"
+        )
+    for key in ("images", "annotations", "categories"):
+        if key not in document:
+            raise UserError(
+                f'{annotation_file} is not of COCO\'s format: no "{key}"; '
+                "expected an object with images, annotations and categories"
+            )
+        value = document[key]
+        if not isinstance(value, list):
+            raise UserError(
+                f'{annotation_file} is not of COCO\'s format: "{key}" is a {type(value).__name__}, expected a list'
+            )
+        for index, entry in enumerate(value):
+            if not isinstance(entry, dict):
+                raise UserError(
+                    f"{annotation_file} is not of COCO's format: {key}[{index}] is a {type(entry).__name__}, "
+                    "expected an object"
+                )
+    return document
+
+
+class _Entries:
+    """Columns of the three lists of a json, checked; errors name the file, the list and the entry."""
+
+    def __init__(self, annotation_file: Path, document: dict[str, Any]) -> None:
+        self.file = annotation_file
+        self.document = document
+
+    def column(self, table: str, key: str, kind: type) -> list[Any]:
+        """The values of one key, each of the type `kind`."""
+        values = [entry.get(key) for entry in self.document[table]]
+        # Exact types: bool is an int to Python, not to COCO. One set over a million values takes milliseconds.
+        if not {type(value) for value in values} <= {kind}:
+            index = next(i for i, value in enumerate(values) if type(value) is not kind)
+            wanted = {int: "an integer", str: "a string"}[kind]
+            if key not in self.document[table][index]:
+                raise UserError(f'{self.file}: {table}[{index}] has no "{key}"; expected {wanted}')
+            raise UserError(f'{self.file}: {table}[{index}] has "{key}" {values[index]!r}, expected {wanted}')
+        return values
+
+    def check_unique(self, table: str, ids: list[int]) -> None:
+        if len(set(ids)) != len(ids):
+            seen: set[int] = set()
+            for value in ids:
+                if value in seen:
+                    raise UserError(f"{self.file}: id {value} appears more than once in {table}; ids must be unique")
+                seen.add(value)
+
+    def indices(self, table: str, key: str, ids: list[int]) -> np.ndarray:
+        """Where each entry's `key` is in ids: int64 [entries]."""
+        position = {value: index for index, value in enumerate(ids)}
+        values = self.column(table, key, int)
+        found = np.array([position.get(value, -1) for value in values], np.int64)
+        if (found < 0).any():
+            index = int(np.argmax(found < 0))
+            listed = {"image_id": "images", "category_id": "categories"}[key]
+            raise UserError(
+                f"{self.file}: {table}[{index}] (id {self.document[table][index].get('id')}) has {key} "
+                f"{values[index]}, which {listed} does not list"
+            )
+        return found
+
+
+def _corners(annotation_file: Path, annotations: list[dict[str, Any]]) -> np.ndarray:
+    """COCO's x, y, width, height as corners, not yet clipped: float64 [annotations, 4]."""
+    raw = [entry.get("bbox") for entry in annotations]
+    try:
+        values = np.array(raw) if raw else np.zeros((0, 4))
+    except ValueError:  # of different lengths
+        values = np.zeros(0)
+    if values.ndim != 2 or values.shape[1] != 4 or values.dtype.kind not in "if" or not np.isfinite(values).all():
+        for index, (entry, bbox) in enumerate(zip(annotations, raw, strict=True)):
+            where = f"{annotation_file}: annotations[{index}] (id {entry.get('id')})"
+            if bbox is None:
+                raise UserError(f"{where} has no bbox; expected [x, y, width, height]")
+            if not _is_bbox(bbox):
+                raise UserError(f"{where} has bbox {bbox!r}, expected four finite numbers [x, y, width, height]")
+    corners = values.astype(np.float64)
+    corners[:, 2:] += corners[:, :2]
+    return corners
+
+
+def _areas(annotations: list[dict[str, Any]], corners: np.ndarray) -> np.ndarray:
+    """The "area" of each annotation, its box's where that is no positive number: float64 [annotations]."""
+    sides = corners[:, 2:] - corners[:, :2]
+    areas = sides[:, 0] * sides[:, 1]
+    for index, entry in enumerate(annotations):
+        area = entry.get("area")
+        if type(area) in (int, float) and 0 < area < math.inf:
+            areas[index] = area
+    return areas
+
+
+def _is_bbox(bbox: Any) -> bool:
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        return False
+    return all(type(value) in (int, float) and math.isfinite(value) for value in bbox)
+
+
+def _image_paths(annotation_file: Path, image_dir: Path, file_names: list[str]) -> list[Path]:
+    """The images' paths, all of which exist and lie inside image_dir."""
+    paths: list[Path] = []
+    listings: dict[str, set[str]] = {}
+    missing: list[Path] = []
+    for index, file_name in enumerate(file_names):
+        # Windows' rules as well: a json is written on one system and read on another.
+        windows = PureWindowsPath(file_name)
+        if not windows.parts or windows.drive or windows.root or ".." in windows.parts:
+            raise UserError(
+                f"{annotation_file}: images[{index}] has file_name {file_name!r}, "
+                f"expected a path inside the image folder {image_dir}"
+            )
+        relative = PurePosixPath(file_name)
+        parent = str(relative.parent)
+        if parent not in listings:
+            listings[parent] = _listing(image_dir / parent)
+        path = image_dir / relative
+        if relative.name not in listings[parent]:
+            missing.append(path)
+        paths.append(path)
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(file_names)} images of {annotation_file} are missing in {image_dir}, "
+            f"the first is {missing[0].relative_to(image_dir)}"
+        )
+    return paths
+
+
+def _listing(folder: Path) -> set[str]:
+    """Names of what the folder holds besides folders; one call of the system instead of one an image."""
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if not entry.is_dir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise UserError(f"image folder {folder} cannot be read: {os_reason(error)}") from error
+
+
+def _image_sizes(annotation_file: Path, images: list[dict[str, Any]], paths: list[Path]) -> np.ndarray:
+    """Width and height, from the json or, where it does not say, the file: int64 [images, 2]."""
+    sizes = np.empty((len(images), 2), np.int64)
+    for index, (entry, path) in enumerate(zip(images, paths, strict=True)):
+        width, height = entry.get("width"), entry.get("height")
+        if width is None or height is None:
+            width, height = _header_size(path)
+        for key, value in (("width", width), ("height", height)):
+            if type(value) is not int or value < 1:
+                raise UserError(
+                    f'{annotation_file}: images[{index}] has "{key}" {value!r}, expected a positive integer'
+                )
+        sizes[index] = width, height
+    return sizes
+
+
+def _header_size(path: Path) -> tuple[int, int]:
+    """Width and height as decoded, with the orientation applied; reads the header only."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            transposed = image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSED
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"image {path} is not readable ({error}); its json gives no width and height") from error
+    return (height, width) if transposed else (width, height)

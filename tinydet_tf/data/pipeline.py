@@ -1,0 +1,329 @@
+"""From a data set to batches of the network's input.
+
+Shape letters: B images of a batch, S the input's side, H and W a source image's sides, n and k boxes and crowd boxes of
+one image, G and K the same padded to the data set's largest numbers.
+
+A sample is a dict that the stages hand on, each stage a function from sample to sample that works eagerly and inside
+tf.data alike:
+
+    image        uint8 [H, W, 3] RGB, from the resize on [S, S, 3]
+    boxes        float32 [n, 4] inclusive pixels x1, y1, x2, y2 of `image`
+    classes      int32 [n], 0..C-1
+    crowd_boxes  float32 [k, 4] inclusive pixels
+    image_id     int64 []
+    seed         int32 [2], of this image in this epoch; a stage folds in a constant of its own
+
+Order: load, augmentations (at the source's resolution), resize, flip, pad. Box arithmetic is mmdetection 1.x's: boxes
+become inclusive at the source's resolution, are scaled by S/W and S/H, then clipped to 0..S-1.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tinydet_lite.boxes import to_inclusive
+from tinydet_lite.errors import UserError
+from tinydet_lite.preprocess import as_rgb_array, resize_to
+from tinydet_tf.data.coco import CocoDataset, CocoImage
+
+_LOG = logging.getLogger(__name__)
+
+Sample = dict[str, Any]
+Stage = Callable[[Sample], Sample]
+
+# Folded into a sample's seed by the stages here; augmentations fold in constants from 16 on.
+_FLIP_SEED = 1
+
+
+def build_pipeline(
+    dataset: CocoDataset,
+    *,
+    input_size: int,
+    batch_size: int,
+    training: bool,
+    seed: int = 0,
+    horizontal_flip: bool = True,
+    augmentations: Sequence[Stage] = (),
+    max_boxes: int | None = None,
+    drop_remainder: bool | None = None,
+    num_parallel_calls: int = tf.data.AUTOTUNE,
+    cache: bool = False,
+    first_epoch: int = 0,
+) -> tf.data.Dataset:
+    """Batches of images and ground truth; iterating once is one epoch.
+
+    Training shuffles the indices of all images anew every epoch, flips, and replaces an image that does not decode by
+    the next one in the file that does (the epoch keeps its length), with one warning for each. Otherwise the order is
+    the file's and such an image raises. The order and the flips of epoch e depend on (seed, e) alone, whatever the
+    number of parallel calls; each iteration of the returned object counts as the next epoch.
+
+    Args:
+        dataset: what `load_coco` gives.
+        input_size: S, in pixels.
+        batch_size: B.
+        training: see above. Also drops the last, smaller batch, so that all shapes are static.
+        seed: at least 0.
+        horizontal_flip: mirror half of the training images.
+        augmentations: stages between load and resize, in training only.
+        max_boxes: G; None: the largest number of boxes of an image. Where an image has more, the first ones in the
+            file's order are kept, and a warning says how many boxes that drops.
+        drop_remainder: None: as `training`.
+        num_parallel_calls: of the decoding and of the rest.
+        cache: keep decoded and resized images in memory, S*S*3 bytes each, from their first use on. For small sets;
+            not together with augmentations, which need the source's resolution.
+        first_epoch: what the first iteration counts as; a resumed run gives the number of finished epochs.
+
+    Returns:
+        A dataset of dicts: images uint8 [B, S, S, 3]; gt_boxes float32 [B, G, 4], inclusive pixels, and gt_classes
+        int32 [B, G], padded with zeros and -1; gt_mask bool [B, G], False where padded; crowd_boxes float32 [B, K, 4]
+        and crowd_mask bool [B, K]; image_ids int64 [B]. G and K are at least 1. Its cardinality is known.
+
+    Raises:
+        UserError: an argument is out of range, or the batch is larger than the data set. While iterating: where no
+            image decodes, or one does not and training is off, tf.errors.InvalidArgumentError, whose message has the
+            UserError's line (tf.data has no way to pass an exception on).
+    """
+    drop_remainder = training if drop_remainder is None else drop_remainder
+    num_images = len(dataset)
+    for name, value, least in (
+        ("input_size", input_size, 1),
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+        ("first_epoch", first_epoch, 0),
+        ("max_boxes", 1 if max_boxes is None else max_boxes, 1),
+    ):
+        if value < least:
+            raise UserError(f"{name} is {value}, expected at least {least}")
+    if drop_remainder and batch_size > num_images:
+        raise UserError(
+            f"batch_size {batch_size} is larger than the {num_images} images of {dataset.annotation_file}; "
+            f"give a batch_size of at most {num_images}"
+        )
+    if cache and training and augmentations:
+        raise UserError("cache=True keeps resized images and cannot be combined with augmentations; turn one off")
+
+    box_rows, crowd_rows = _padded_sizes(dataset, max_boxes)
+    loader = _Loader(dataset, skip_broken=training, cached_size=input_size if cache else None)
+    stages: list[Stage] = [loader.load]
+    if training:
+        stages += augmentations
+    stages.append(lambda sample: resize(sample, input_size))
+    if training and horizontal_flip:
+        stages.append(flip_half)
+    stages.append(lambda sample: pad(sample, box_rows, crowd_rows))
+
+    def prepare(row: tf.Tensor) -> Sample:  # row int64 [3]
+        sample: Sample = {"index": row[0], "seed": tf.cast(row[1:], tf.int32)}
+        for stage in stages:
+            sample = stage(sample)
+        return sample
+
+    result = _rows(num_images, seed, first_epoch, shuffle=training)
+    result = result.map(prepare, num_parallel_calls=num_parallel_calls)
+    return result.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
+
+
+def resize(sample: Sample, size: int) -> Sample:
+    """Stretch the image to size x size as the edge does (tinydet_lite.preprocess), without keeping its aspect."""
+
+    def arrays(
+        pixels: np.ndarray, boxes: np.ndarray, crowd_boxes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return _resize_arrays(pixels, boxes, crowd_boxes, size)
+
+    inputs = [sample["image"], sample["boxes"], sample["crowd_boxes"]]
+    dtypes = (tf.uint8, tf.float32, tf.float32)
+    image, boxes, crowd_boxes = tf.numpy_function(arrays, inputs, dtypes, stateful=False)
+    return sample | {
+        "image": tf.ensure_shape(image, [size, size, 3]),
+        "boxes": tf.ensure_shape(boxes, [None, 4]),
+        "crowd_boxes": tf.ensure_shape(crowd_boxes, [None, 4]),
+    }
+
+
+def _resize_arrays(
+    pixels: np.ndarray, boxes: np.ndarray, crowd_boxes: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """uint8 [H, W, 3] and inclusive boxes [n, 4], [k, 4] -> uint8 [S, S, 3] and boxes of the same shapes."""
+    height, width = pixels.shape[:2]
+    scale = np.array([size / width, size / height] * 2, np.float32)
+    last = np.float32(size - 1)
+    return (
+        resize_to(pixels, size),
+        np.clip(boxes * scale, np.float32(0), last),
+        np.clip(crowd_boxes * scale, np.float32(0), last),
+    )
+
+
+def flip_half(sample: Sample) -> Sample:
+    """Mirror one sample in two, by its seed."""
+    seed = tf.random.experimental.stateless_fold_in(sample["seed"], _FLIP_SEED)
+    mirrored = tf.random.stateless_uniform([], seed) < 0.5
+    flipped = flip(sample)
+    changed = ("image", "boxes", "crowd_boxes")
+    return sample | {key: tf.where(mirrored, flipped[key], sample[key]) for key in changed}
+
+
+def flip(sample: Sample) -> Sample:
+    """Mirror left and right. An inclusive x becomes W-1-x, so x1 and x2 change places."""
+    last = tf.cast(tf.shape(sample["image"])[1] - 1, tf.float32)
+
+    def mirror(boxes: tf.Tensor) -> tf.Tensor:
+        x1, y1, x2, y2 = tf.unstack(boxes, axis=-1)
+        return tf.stack([last - x2, y1, last - x1, y2], axis=-1)
+
+    return sample | {
+        "image": tf.reverse(sample["image"], [1]),
+        "boxes": mirror(sample["boxes"]),
+        "crowd_boxes": mirror(sample["crowd_boxes"]),
+    }
+
+
+def pad(sample: Sample, box_rows: int, crowd_rows: int) -> dict[str, tf.Tensor]:
+    """The batch's form of a sample: boxes filled up to box_rows (G) and crowd_rows (K), and masks of the real ones."""
+    boxes, crowd_boxes = sample["boxes"][:box_rows], sample["crowd_boxes"][:crowd_rows]
+    num_boxes, num_crowds = tf.shape(boxes)[0], tf.shape(crowd_boxes)[0]
+
+    def fill(values: tf.Tensor, rows: int, filler: float) -> tf.Tensor:
+        missing = [[0, rows - tf.shape(values)[0]]] + [[0, 0]] * (values.shape.rank - 1)
+        filled = tf.pad(values, missing, constant_values=tf.cast(filler, values.dtype))
+        return tf.ensure_shape(filled, [rows, *values.shape[1:]])
+
+    return {
+        "images": sample["image"],
+        "gt_boxes": fill(boxes, box_rows, 0.0),
+        "gt_classes": fill(sample["classes"][:box_rows], box_rows, -1),
+        "gt_mask": tf.range(box_rows) < num_boxes,
+        "crowd_boxes": fill(crowd_boxes, crowd_rows, 0.0),
+        "crowd_mask": tf.range(crowd_rows) < num_crowds,
+        "image_ids": sample["image_id"],
+    }
+
+
+def load_arrays(image: CocoImage) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Decode one image: pixels uint8 [H, W, 3], inclusive boxes [n, 4], classes [n], inclusive crowd boxes [k, 4].
+
+    Raises:
+        UserError: it does not decode, or not to the size that its boxes refer to. The latter is not guessed at: after a
+            rotation that the json does not know of, every box would be wrong.
+    """
+    pixels = as_rgb_array(image.path)
+    height, width = pixels.shape[:2]
+    if (width, height) != (image.width, image.height):
+        raise UserError(
+            f"{image.path} decodes to {width}x{height} pixels, but its json says {image.width}x{image.height}"
+            + (" (EXIF orientation?)" if (height, width) == (image.width, image.height) else "")
+            + "; correct the json's width, height and boxes, or the image"
+        )
+    real = ~image.is_crowd
+    return (
+        pixels,
+        to_inclusive(image.boxes[real]),
+        image.classes[real],
+        to_inclusive(image.boxes[image.is_crowd]),
+    )
+
+
+def _rows(num_images: int, seed: int, first_epoch: int, *, shuffle: bool) -> tf.data.Dataset:
+    """int64 [3] an image: its index and the two halves of its seed in this epoch."""
+    epochs: Iterator[int] = itertools.count(first_epoch)
+
+    def epoch_rows(_: Any) -> np.ndarray:
+        rng = np.random.default_rng([seed, next(epochs)])
+        order = rng.permutation(num_images) if shuffle else np.arange(num_images)
+        seeds = rng.integers(0, 2**31, (num_images, 2))
+        return np.column_stack([order, seeds]).astype(np.int64)
+
+    def flat(start: tf.Tensor) -> tf.data.Dataset:
+        # All of an epoch in one call of Python. tf.data's own shuffle keeps a state that a resumed run cannot set.
+        rows = tf.numpy_function(epoch_rows, [start], tf.int64)
+        return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [num_images, 3]))
+
+    rows = tf.data.Dataset.from_tensors(np.int64(0)).flat_map(flat)
+    return rows.apply(tf.data.experimental.assert_cardinality(num_images))
+
+
+def _padded_sizes(dataset: CocoDataset, max_boxes: int | None) -> tuple[int, int]:
+    """(G, K), and a warning where max_boxes drops boxes."""
+    crowds = [int(image.is_crowd.sum()) for image in dataset.images]
+    counts = [len(image.boxes) - crowd for image, crowd in zip(dataset.images, crowds, strict=True)]
+    if max_boxes is not None:
+        excess = [count - max_boxes for count in counts if count > max_boxes]
+        if excess:
+            _LOG.warning(
+                "%s: max_boxes %d drops %d boxes of %d images; the largest number of an image is %d",
+                dataset.annotation_file,
+                max_boxes,
+                sum(excess),
+                len(excess),
+                max(counts),
+            )
+    return max(1, *counts) if max_boxes is None else max_boxes, max(1, *crowds)
+
+
+class _Loader:
+    """The first stage: from an index to a sample.
+
+    skip_broken: an image that does not decode is named in a warning, once, and the next one takes its place.
+    cached_size: keep the images, resized to it, in memory; then the stage gives resized samples.
+    """
+
+    def __init__(self, dataset: CocoDataset, *, skip_broken: bool, cached_size: int | None) -> None:
+        self._images = dataset.images
+        self._name = dataset.annotation_file
+        self._skip_broken = skip_broken
+        self._broken: set[int] = set()
+        self._lock = threading.Lock()  # tf.data calls from several threads
+        self._cached_size = cached_size
+        self._cache: dict[int, tuple[np.ndarray, ...]] = {}
+
+    def load(self, sample: Sample) -> Sample:
+        """Add image, boxes, classes, crowd_boxes and image_id to a sample that has index and seed."""
+        dtypes = (tf.uint8, tf.float32, tf.int32, tf.float32, tf.int64)
+        image, boxes, classes, crowd_boxes, image_id = tf.numpy_function(self._arrays, [sample["index"]], dtypes)
+        return {
+            "image": tf.ensure_shape(image, [None, None, 3]),
+            "boxes": tf.ensure_shape(boxes, [None, 4]),
+            "classes": tf.ensure_shape(classes, [None]),
+            "crowd_boxes": tf.ensure_shape(crowd_boxes, [None, 4]),
+            "image_id": tf.ensure_shape(image_id, []),
+            "seed": sample["seed"],
+        }
+
+    def _arrays(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
+        start, count = int(index), len(self._images)
+        for candidate in itertools.chain(range(start, count), range(start)):
+            if candidate in self._broken:
+                continue
+            try:
+                return self._cached(candidate)
+            except UserError as error:
+                if not self._skip_broken:
+                    raise
+                with self._lock:
+                    if candidate not in self._broken:
+                        self._broken.add(candidate)
+                        _LOG.warning("skipping an image in training: %s", error)
+        raise UserError(f"none of the {count} images of {self._name} could be used; the warnings above say why")
+
+    def _cached(self, index: int) -> tuple[np.ndarray, ...]:
+        kept = self._cache.get(index)
+        if kept is not None:
+            return kept
+        image = self._images[index]
+        pixels, boxes, classes, crowd_boxes = load_arrays(image)
+        image_id = np.array(image.id, np.int64)
+        if self._cached_size is None:
+            return pixels, boxes, classes, crowd_boxes, image_id
+        # What the resize stage would do; done again there, it changes nothing.
+        pixels, boxes, crowd_boxes = _resize_arrays(pixels, boxes, crowd_boxes, self._cached_size)
+        kept = (pixels, boxes, classes, crowd_boxes, image_id)
+        self._cache[index] = kept
+        return kept

@@ -1,0 +1,249 @@
+"""COCO's twelve numbers of anything that turns an image into Detections: a Keras run or a .tflite.
+
+Both share image reading, resizing and the host's soft-NMS (tinydet_lite), so that a difference in AP comes from the
+network alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from tinydet_lite.detections import Detections
+from tinydet_lite.detector import Detector
+from tinydet_lite.errors import UserError
+from tinydet_lite.files import atomic_write
+from tinydet_lite.postprocess import postprocess
+from tinydet_lite.preprocess import as_rgb_array, resize_to
+from tqdm import tqdm
+
+from tinydet_tf.config import Config
+from tinydet_tf.data.coco import CocoDataset, CocoImage
+from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.weights import load_detector
+
+#: COCOeval.stats in its own order.
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+_DESCRIPTIONS = (
+    "IoU 0.50:0.95, all sizes", "IoU 0.50", "IoU 0.75", "small, area < 32^2", "medium", "large, area > 96^2",
+    "recall, 1 detection", "recall, 10 detections", "recall, 100 detections", "recall, small", "recall, medium",
+    "recall, large",
+)  # fmt: skip
+
+ImageDetector = Callable[[np.ndarray], Detections]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation gives.
+
+    Attributes:
+      metrics: the twelve numbers, 0..1, or -1 where no ground truth of that size exists.
+      class_ap: class name -> AP.
+      results: COCO results (image_id, category_id, bbox xywh, score), what the test-dev server takes.
+      num_images: how many were evaluated.
+      seconds: spent in all.
+    """
+
+    metrics: dict[str, float]
+    class_ap: dict[str, float]
+    results: list[dict[str, Any]]
+    num_images: int
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **self.metrics,
+            "class_ap": self.class_ap,
+            "num_images": self.num_images,
+            "images_per_second": self.num_images / max(self.seconds, 1e-9),
+        }
+
+    def table(self, max_classes: int = 100) -> str:
+        """The numbers for people."""
+        lines = [
+            f"{name:>6} {_number(self.metrics[name])}  {text}" for name, text in zip(METRICS, _DESCRIPTIONS, strict=True)
+        ]
+        width = max((len(name) for name in self.class_ap), default=0)
+        lines += ["", "AP of each class"]
+        ranked = sorted(self.class_ap.items(), key=lambda item: -item[1])
+        lines += [f"  {name:<{width}} {_number(value)}" for name, value in ranked[:max_classes]]
+        return "\n".join(lines)
+
+
+class KerasDetector:
+    """A Keras detector as a callable on images, like tinydet_lite.Detector.
+
+    The weights are read at every call: one made before training sees what training does.
+    """
+
+    def __init__(self, detector: TinyDet, class_names: tuple[str, ...]) -> None:
+        self.input_size, self.labels = detector.config.input_size, class_names
+        self._run = tf.function(
+            lambda images: detector(images, training=False),
+            input_signature=[tf.TensorSpec([1, self.input_size, self.input_size, 3], tf.uint8)],
+        )
+
+    def __call__(self, image: np.ndarray) -> Detections:
+        """uint8 RGB [H, W, 3] -> Detections in its pixels, none filtered by score."""
+        outputs = self._run(resize_to(image, self.input_size)[None])
+        height, width = image.shape[:2]
+        return postprocess(
+            outputs["boxes"][0].numpy(),
+            outputs["class_probs"][0].numpy(),
+            (width, height),
+            self.input_size,
+            labels=self.labels,
+        )
+
+
+def open_model(path: str | Path, *, variant: str | None = None, threads: int | None = None) -> tuple[Any, tuple[str, ...]]:
+    """An image detector and its class names from a RUN folder, a weights file or a .tflite.
+
+    Raises:
+      UserError: not one of these, damaged, or of another variant than asked for.
+    """
+    if Path(path).is_file() and not _is_hdf5(Path(path)):
+        detector = Detector(path, num_threads=threads, score_threshold=0.0)
+        if variant is not None and detector.info.variant != variant:
+            raise UserError(f"{path} holds TinyDet-{detector.info.variant}, --variant says {variant}")
+        return detector, tuple(detector.labels)
+    model, config = load_detector(path, variant=variant)
+    return KerasDetector(model, config.class_names), config.class_names
+
+
+def _is_hdf5(path: Path) -> bool:
+    if path.suffix == ".h5":
+        return True
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n"
+
+
+def evaluate(
+    detect: ImageDetector, class_names: tuple[str, ...], dataset: CocoDataset, *, progress: bool = False
+) -> Evaluation:
+    """Runs a detector over a data set.
+
+    Args:
+      detect: uint8 RGB [H, W, 3] -> Detections, whose class_ids are indices into class_names.
+      class_names: of the detector; matched to the data set's by name, or in order where they are the same.
+      dataset: images and ground truth.
+      progress: show a bar on a terminal.
+
+    Raises:
+      UserError: the data has classes that the detector does not know, or an image that does not decode.
+    """
+    unknown = [name for name in dataset.class_names if name not in class_names]
+    if unknown:
+        raise UserError(
+            f"the data has {len(dataset.class_names)} classes, {len(unknown)} of which the model ({len(class_names)} "
+            f"classes) does not know ({', '.join(unknown[:5])}); evaluate on data with the model's classes"
+        )
+    categories: list[int | None] = list(dataset.category_ids)
+    if class_names != dataset.class_names:
+        of_name = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
+        categories = [of_name.get(name) for name in class_names]
+    start = time.monotonic()
+    results: list[dict[str, Any]] = []
+    images = _read_ahead(dataset)
+    bar = tqdm(images, total=len(dataset.images), unit="image", disable=None if progress else True)
+    for record, pixels in bar:
+        results += _coco_results(detect(pixels), record.id, categories)
+    metrics, class_ap = coco_metrics(dataset, results)
+    return Evaluation(metrics, class_ap, results, len(dataset.images), time.monotonic() - start)
+
+
+def _coco_results(detections: Detections, image_id: int, categories: list[int | None]) -> list[dict[str, Any]]:
+    # Classes that the data does not have cannot be judged on it: they are left out.
+    known = np.array([categories[c] is not None for c in detections.class_ids], bool)
+    kept = Detections(
+        detections.boxes[known],
+        detections.scores[known],
+        detections.class_ids[known],
+        tuple(name for name, keep in zip(detections.names, known, strict=True) if keep),
+    )
+    return kept.to_coco(image_id, [c if c is not None else -1 for c in categories])
+
+
+def _read_ahead(dataset: CocoDataset) -> Iterator[tuple[CocoImage, np.ndarray]]:
+    """Decodes the next images while the network works on this one."""
+    ahead = 4
+    with ThreadPoolExecutor(2) as pool:
+        pending = [pool.submit(as_rgb_array, record.path) for record in dataset.images[:ahead]]
+        for index, record in enumerate(dataset.images):
+            pixels = pending.pop(0).result()
+            if index + ahead < len(dataset.images):
+                pending.append(pool.submit(as_rgb_array, dataset.images[index + ahead].path))
+            yield record, pixels
+
+
+def coco_metrics(dataset: CocoDataset, results: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
+    """pycocotools' twelve numbers and the AP of each class for COCO results on a data set."""
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+        truth = COCO()
+        truth.dataset = _ground_truth(dataset)
+        truth.createIndex()
+        if not results:
+            return dict.fromkeys(METRICS, 0.0), dict.fromkeys(dataset.class_names, 0.0)
+        evaluator = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    precision = evaluator.eval["precision"]  # [IoU, recall, class, area, max detections]
+    class_ap = {}
+    for index, name in enumerate(dataset.class_names):
+        values = precision[:, :, index, 0, -1]
+        values = values[values > -1]
+        class_ap[name] = float(values.mean()) if values.size else -1.0
+    return {name: float(v) for name, v in zip(METRICS, evaluator.stats, strict=True)}, class_ap
+
+
+def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
+    annotations: list[dict[str, Any]] = []
+    for image in dataset.images:
+        for box, label, crowd, area in zip(image.boxes, image.classes, image.is_crowd, image.areas, strict=True):
+            x1, y1, x2, y2 = (float(v) for v in box)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image.id,
+                    "category_id": dataset.category_ids[label],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": float(area),
+                    "iscrowd": int(crowd),
+                }
+            )
+    return {
+        "images": [{"id": i.id, "width": i.width, "height": i.height} for i in dataset.images],
+        "categories": [
+            {"id": c, "name": n} for c, n in zip(dataset.category_ids, dataset.class_names, strict=True)
+        ],
+        "annotations": annotations,
+    }
+
+
+def write_evaluation(evaluation: Evaluation, path: Path) -> Path:
+    """Writes the numbers to `path` and, beside it, the detections as a COCO results json.
+
+    Returns:
+      The path of the results: NAME.json -> NAME.detections.json.
+    """
+    results = path.with_suffix(".detections.json")
+    atomic_write(results, (json.dumps(evaluation.results) + "\n").encode())
+    atomic_write(path, (json.dumps(evaluation.to_dict(), indent=2) + "\n").encode())
+    return results
+
+
+def _number(value: float) -> str:
+    return "   -  " if value < 0 else f"{value:6.3f}"

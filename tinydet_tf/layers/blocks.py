@@ -1,0 +1,131 @@
+"""What backbone, TinyFPN and TinyRPN are put together from: conv + BN, squeeze-and-excite, inverted residual, SCConv.
+
+Functions that add plain Keras layers to a functional graph (instead of nested layers), because quantization-aware
+training annotates plain layers only. Every layer is named after its place: weights are stored under these names.
+
+Shape letters: B images, H W cells, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import tf_keras as keras
+
+from tinydet_tf.config import BlockSpec
+from tinydet_tf.layers.activations import HardSigmoid, HardSwish
+from tinydet_tf.layers.align_pool import AlignPool
+from tinydet_tf.layers.grouped_conv import GroupedConv2D
+
+#: PyTorch's eps 1e-5 and momentum 0.1, which Keras counts from the other end.
+BN_EPSILON = 1e-5
+BN_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True)
+class BatchNorm:
+    """How batch normalization is built.
+
+    `synchronized` averages over the replicas of a distribution strategy, as the paper trains (section 4.1). It is off
+    on a single device, where the fused kernel is faster and the statistics are the same but for N/(N-1).
+    """
+
+    synchronized: bool = False
+    momentum: float = BN_MOMENTUM
+
+    def __call__(self, x: Any, name: str) -> Any:
+        # The flag is passed only where it is needed: with it Keras leaves the fused kernel even on one device.
+        extra = {"synchronized": True} if self.synchronized else {}
+        return keras.layers.BatchNormalization(
+            epsilon=BN_EPSILON, momentum=self.momentum, name=name, **extra
+        )(x)
+
+
+def kaiming() -> Any:
+    """Kaiming normal over the fan-out, as MobileNets are initialized; a new one a layer, or all would start equal."""
+    return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
+
+
+def keep_variance(gain: float = 1.0) -> Any:
+    """For convs without normalization behind them (FPN, RPN, R-CNN): the output varies as much as the input.
+
+    The usual Xavier initialization counts all 245 output channels of a depthwise or grouped kernel: each SCConv would
+    then shrink its input fifty times, and two in a row leave the RPN nothing to learn from.
+    """
+    return keras.initializers.VarianceScaling(gain, mode="fan_in", distribution="untruncated_normal")
+
+
+def activate(x: Any, hard_swish: bool, name: str) -> Any:
+    return (HardSwish(name=name) if hard_swish else keras.layers.ReLU(name=name))(x)
+
+
+def conv2d(x: Any, filters: int, name: str, *, kernel: int = 1, stride: int = 1, bias: bool, **kwargs: Any) -> Any:
+    """Convolution padded by kernel // 2 on every side: Keras' 'same' pads a strided one differently."""
+    x, padding = _pad(x, kernel, stride, name)
+    return keras.layers.Conv2D(filters, kernel, stride, padding=padding, use_bias=bias, name=name, **kwargs)(x)
+
+
+def depthwise(x: Any, name: str, *, kernel: int, stride: int = 1, bias: bool, **kwargs: Any) -> Any:
+    x, padding = _pad(x, kernel, stride, name)
+    return keras.layers.DepthwiseConv2D(kernel, stride, padding=padding, use_bias=bias, name=name, **kwargs)(x)
+
+
+def _pad(x: Any, kernel: int, stride: int, name: str) -> tuple[Any, str]:
+    if stride == 1:
+        return x, "same"
+    return keras.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x), "valid"
+
+
+def squeeze_excite(x: Any, name: str) -> Any:
+    """Channel gates from the global mean: 1x1 to C // 4, ReLU, 1x1 to C, hard sigmoid. No bias (REFERENCE)."""
+    channels = x.shape[-1]
+    gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(x)
+    gate = conv2d(gate, channels // 4, f"{name}_reduce", bias=False, kernel_initializer=kaiming())
+    gate = keras.layers.ReLU(name=f"{name}_relu")(gate)
+    gate = conv2d(gate, channels, f"{name}_expand", bias=False, kernel_initializer=kaiming())
+    gate = HardSigmoid(name=f"{name}_gate")(gate)
+    return keras.layers.Multiply(name=f"{name}_scale")([x, gate])
+
+
+def inverted_residual(x: Any, spec: BlockSpec, name: str, batch_norm: BatchNorm, *, expand: bool, align: bool) -> Any:
+    """One row of tables 10-12: [expand 1x1], [align], depthwise, [squeeze-excite], project 1x1.
+
+    Args:
+      expand: False in the first block, which has no expansion conv.
+      align: put the 2x2 average pool before the strided depthwise conv.
+    """
+    y = x
+    if expand:
+        y = conv2d(y, spec.expand, f"{name}_expand", bias=False, kernel_initializer=kaiming())
+        y = activate(batch_norm(y, f"{name}_expand_bn"), spec.hard_swish, f"{name}_expand_act")
+    if align and spec.stride == 2:
+        y = AlignPool(name=f"{name}_align")(y)
+    y = depthwise(
+        y,
+        f"{name}_depthwise",
+        kernel=spec.kernel,
+        stride=spec.stride,
+        bias=False,
+        depthwise_initializer=kaiming(),
+    )
+    y = activate(batch_norm(y, f"{name}_depthwise_bn"), spec.hard_swish, f"{name}_depthwise_act")
+    if spec.squeeze_excite:
+        y = squeeze_excite(y, f"{name}_se")
+    y = conv2d(y, spec.out, f"{name}_project", bias=False, kernel_initializer=kaiming())
+    y = batch_norm(y, f"{name}_project_bn")
+    if spec.stride == 1 and x.shape[-1] == spec.out:
+        y = keras.layers.Add(name=f"{name}_add")([x, y])
+    return y
+
+
+def sc_conv(x: Any, channels: int, groups: int, name: str, *, gain: float = 1.0) -> Any:
+    """Sparsely-connected convolution (section 3.2.2): depthwise 3x3 and grouped pointwise, both with bias.
+
+    Args:
+      gain: variance of the output over that of the input at the start; 2 in front of a ReLU.
+    """
+    # Keras counts a depthwise kernel's taps as its fan-out.
+    taps = keras.initializers.VarianceScaling(1.0, mode="fan_out", distribution="untruncated_normal")
+    y = depthwise(x, f"{name}_depthwise", kernel=3, bias=True, depthwise_initializer=taps)
+    return GroupedConv2D(channels, groups, kernel_initializer=keep_variance(gain), name=f"{name}_pointwise")(y)

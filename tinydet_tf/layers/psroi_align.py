@@ -1,0 +1,227 @@
+"""PSRoIAlign in its two forms: crop_and_resize for training, gathers that TFLite has as builtins for export.
+
+R rois, L pooled levels (finest first), G = 7 bins a side, D = 5 output channels; a feature map has D*G*G = 245
+channels, and output channel d of bin (i, j) reads input channel (d*G + i)*G + j. Each bin takes 2x2 bilinear samples
+and keeps their maximum (the published op) or their mean. Coordinates are divided by the stride without a half-pixel
+shift; a side is at least 0.1 cells; a sample outside [-1, size] is 0, one in between is clamped to the map
+(REFERENCE.md, "R-CNN"). The plain numpy reference that holds both is tests/references.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+BINS = 7
+MIN_SIDE = 0.1
+#: Past this a box coordinate of crop_and_resize is surely outside the map, where it fills with zero.
+_FAR = 4.0
+
+
+def roi_levels(rois: tf.Tensor, *, finest: float, num_levels: int) -> tf.Tensor:
+    """Pyramid level of each RoI: floor(log2(sqrt(w*h) / finest + 1e-6)) with inclusive sides, clipped.
+
+    Args:
+      rois: [R, 4] x1,y1,x2,y2 in input pixels.
+
+    Returns:
+      int32 [R] in 0..num_levels-1. Compared against the powers of two instead of taking a logarithm, which runtimes
+      round differently.
+    """
+    width = tf.maximum(rois[:, 2] - rois[:, 0] + 1.0, 0.0)
+    height = tf.maximum(rois[:, 3] - rois[:, 1] + 1.0, 0.0)
+    ratio = tf.sqrt(width * height) * (1.0 / finest) + 1e-6
+    level = tf.zeros_like(ratio)
+    for coarser in range(1, num_levels):
+        level += tf.cast(ratio >= 2.0**coarser, tf.float32)
+    return tf.cast(level, tf.int32)
+
+
+def _samples(low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    """[R, 14] coordinates, in cells, of the two samples of each of the 7 bins between low and high [R, 1]."""
+    fractions = ((np.arange(2 * BINS) + 0.5) / (2 * BINS)).astype(np.float32)
+    return low + tf.maximum(high - low, MIN_SIDE) * fractions
+
+
+def _reduce(samples: Sequence[tf.Tensor], reduce: str) -> tf.Tensor:
+    a, b, c, d = samples
+    if reduce == "max":
+        return tf.maximum(tf.maximum(a, b), tf.maximum(c, d))
+    return (a + b + c + d) * 0.25
+
+
+def psroi_align(
+    features: Sequence[tf.Tensor],
+    rois: tf.Tensor,
+    batch_indices: tf.Tensor,
+    *,
+    strides: Sequence[int],
+    finest: float,
+    reduce: str = "max",
+) -> tf.Tensor:
+    """PSRoIAlign built from crop_and_resize, differentiable in the features.
+
+    The bins become the batch: [B, H, W, D*49] is seen as 49 maps of D channels an image, and a bin is one crop of 2x2
+    between its two sample coordinates, so no work is wasted on other bins' channels. All levels lie side by side on one
+    canvas, so that one op serves every RoI.
+
+    Args:
+      features: L maps [B, H, W, 245], the pooled levels only. H and W static.
+      rois: float32 [R, 4] x1,y1,x2,y2 in input pixels. No gradient flows to them.
+      batch_indices: int32 [R], the image of each RoI.
+      strides: L strides in pixels.
+      finest: RoI side in pixels that belongs to level 0.
+      reduce: 'max' or 'mean' of a bin's four samples.
+
+    Returns:
+      float32 [R, 245] in (d, i, j) order, the order of the R-CNN head's weights.
+    """
+    canvas, origins = _canvas(features)
+    height, width, channels = canvas.shape[1], canvas.shape[2], canvas.shape[3]
+    depth = channels // BINS**2
+    maps = tf.reshape(canvas, [-1, height, width, depth, BINS**2])
+    maps = tf.reshape(tf.transpose(maps, [0, 4, 1, 2, 3]), [-1, height, width, depth])  # [B*49, H, W, D]
+
+    rois, batch_indices = tf.stop_gradient(tf.cast(rois, tf.float32)), tf.convert_to_tensor(batch_indices, tf.int32)
+    levels = roi_levels(rois, finest=finest, num_levels=len(features))
+
+    def by_level(values: Sequence[float]) -> tf.Tensor:  # [R, 1]
+        return tf.gather(tf.constant(values, tf.float32), levels)[:, None]
+
+    scale = by_level([1.0 / s for s in strides])
+
+    def axis(low: tf.Tensor, high: tf.Tensor, sizes: list[int], origin: list[int], extent: int) -> tf.Tensor:
+        """[R, 7, 2] normalized canvas coordinates of the two samples of each bin."""
+        size = by_level([float(s) for s in sizes])
+        at = _samples(low * scale, high * scale)
+        dead = (at < -1.0) | (at > size)
+        at = tf.clip_by_value(at, 0.0, size - 1.0) + by_level([float(o) for o in origin])
+        # The canvas sides minus one are powers of two: this division loses nothing.
+        return tf.reshape(tf.where(dead, _FAR, at * (1.0 / (extent - 1))), [-1, BINS, 2])
+
+    heights, widths = [int(f.shape[1]) for f in features], [int(f.shape[2]) for f in features]
+    y = axis(rois[:, 1:2], rois[:, 3:4], heights, [o[0] for o in origins], height)
+    x = axis(rois[:, 0:1], rois[:, 2:3], widths, [o[1] for o in origins], width)
+    y, x = y[:, :, None, :], x[:, None, :, :]  # [R, 7, 1, 2], [R, 1, 7, 2]
+    flat = tf.zeros([1, BINS, BINS, 1])
+    boxes = tf.concat([y[..., :1] + flat, x[..., :1] + flat, y[..., 1:] + flat, x[..., 1:] + flat], -1)  # [R, 7, 7, 4]
+    box_maps = batch_indices[:, None] * BINS**2 + np.arange(BINS**2, dtype=np.int32)  # [R, 49]
+    crops = tf.image.crop_and_resize(maps, tf.reshape(boxes, [-1, 4]), tf.reshape(box_maps, [-1]), [2, 2])
+    pooled = _reduce([crops[:, 0, 0], crops[:, 0, 1], crops[:, 1, 0], crops[:, 1, 1]], reduce)  # [R*49, D]
+    pooled = tf.transpose(tf.reshape(pooled, [-1, BINS**2, depth]), [0, 2, 1])  # [R, D, 49]
+    return tf.reshape(pooled, [-1, depth * BINS**2])
+
+
+def _canvas(features: Sequence[tf.Tensor]) -> tuple[tf.Tensor, list[tuple[int, int]]]:
+    """All levels on one map [B, H, W, C] with the (row, column) where each begins.
+
+    Level 0 left, the others stacked to its right, each with its last row and column repeated once: a coordinate that
+    rounding puts a hair past the border then still reads the border. H-1 and W-1 are powers of two.
+    """
+    padded = [tf.pad(tf.cast(f, tf.float32), [[0, 0], [0, 1], [0, 1], [0, 0]], "SYMMETRIC") for f in features]
+    first, rest = padded[0], padded[1:]
+    column = first.shape[2]
+    origins, row = [(0, 0)], 0
+    for level in rest:
+        origins.append((row, column))
+        row += level.shape[1]
+
+    height = _power_of_two_plus_one(max(first.shape[1], row))
+    width = _power_of_two_plus_one(column + (rest[0].shape[2] if rest else 0))
+
+    def fill(t: tf.Tensor, rows: int, columns: int) -> tf.Tensor:
+        return tf.pad(t, [[0, 0], [0, rows - t.shape[1]], [0, columns - t.shape[2]], [0, 0]])
+
+    left = fill(first, height, column)
+    if not rest:
+        return fill(left, height, width), origins
+    right = tf.concat([fill(level, level.shape[1], width - column) for level in rest], 1)
+    return tf.concat([left, fill(right, height, width - column)], 2), origins
+
+
+def _power_of_two_plus_one(size: int) -> int:
+    return 2 ** math.ceil(math.log2(max(size - 1, 1))) + 1
+
+
+def psroi_align_gather(
+    features: Sequence[tf.Tensor],
+    rois: tf.Tensor,
+    *,
+    strides: Sequence[int],
+    finest: float,
+    reduce: str = "max",
+) -> tf.Tensor:
+    """PSRoIAlign of one image from ops that every TFLite runtime has built in: GATHER, arithmetic, reshapes.
+
+    Args:
+      features: L maps [1, H, W, 245], static shapes.
+      rois: float32 [R, 4] in input pixels, R static.
+      strides, finest, reduce: as `psroi_align`.
+
+    Returns:
+      float32 [R, 245] in (d, i, j) order.
+    """
+    num_rois, channels = rois.shape[0], features[0].shape[-1]
+    depth = channels // BINS**2
+    heights, widths = [int(f.shape[1]) for f in features], [int(f.shape[2]) for f in features]
+    cells = np.cumsum([0, *(h * w for h, w in zip(heights, widths, strict=True))])
+    # [cells, D, 49] -> rows of the D channels that one bin reads at one cell. The row behind the last one is zero: a
+    # sample outside the map reads it.
+    table = tf.concat([tf.reshape(f, [-1, depth, BINS**2]) for f in features], 0)
+    table = tf.reshape(tf.transpose(table, [0, 2, 1]), [-1, depth])
+    table = tf.concat([table, tf.zeros([1, depth])], 0)
+    zero_row = int(cells[-1]) * BINS**2
+    if zero_row >= 2**24:
+        raise ValueError(f"{cells[-1]} feature cells x 49 bins do not fit float32 indices; use a smaller input")
+
+    levels = roi_levels(rois, finest=finest, num_levels=len(features))
+
+    def by_level(values: Sequence[float]) -> tf.Tensor:  # [R, 1]
+        return tf.gather(tf.constant(values, tf.float32), levels)[:, None]
+
+    scale = by_level([1.0 / s for s in strides])
+    base = by_level([float(c) for c in cells[:-1]])
+    row_cells = by_level([float(w) for w in widths])
+
+    def axis(low: tf.Tensor, high: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        """Lower and upper cell, weight of the upper one, and 1 where outside the map: float32 [R, 14] each."""
+        at = _samples(low * scale, high * scale)
+        dead = tf.cast((at < -1.0) | (at > size), tf.float32)
+        at = tf.clip_by_value(at, 0.0, size - 1.0)
+        lower = tf.floor(at)
+        return lower, tf.minimum(lower + 1.0, size - 1.0), at - lower, dead
+
+    y0, y1, y_weight, y_dead = axis(rois[:, 1:2], rois[:, 3:4], by_level([float(h) for h in heights]))
+    x0, x1, x_weight, x_dead = axis(rois[:, 0:1], rois[:, 2:3], row_cells)
+    y0, y1 = (base + y0 * row_cells) * BINS**2, (base + y1 * row_cells) * BINS**2
+    x0, x1 = x0 * BINS**2, x1 * BINS**2
+
+    def grid(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        """[R, 14] + [R, 14] -> [R, 4, 49]: sample (sy, sx) first, then bin (i, j), so that bins lie in a row."""
+        y = tf.reshape(tf.transpose(tf.reshape(y, [num_rois, BINS, 2]), [0, 2, 1]), [num_rois, 2, 1, BINS, 1])
+        x = tf.reshape(tf.transpose(tf.reshape(x, [num_rois, BINS, 2]), [0, 2, 1]), [num_rois, 1, 2, 1, BINS])
+        # tflite-runtime 2.14 broadcasts at most 4 dimensions: each side is spread by a concat of its own.
+        y = tf.concat([tf.concat([y] * 2, 2)] * BINS, 4)
+        x = tf.concat([tf.concat([x] * 2, 1)] * BINS, 3)
+        return tf.reshape(y, [num_rois, 4, BINS**2]) + tf.reshape(x, [num_rois, 4, BINS**2])
+
+    bin_index = np.arange(BINS**2, dtype=np.float32)[None, None]
+    dead = grid(y_dead, x_dead) > 0.0
+
+    def corner(y: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+        # Float arithmetic is exact: there are fewer than 2^24 rows.
+        index = tf.where(dead, float(zero_row), grid(y, x) + bin_index)
+        return tf.gather(table, tf.cast(index, tf.int32))  # [R, 4, 49, D]
+
+    zeros = tf.zeros_like(y_weight)
+    y_weight, x_weight = grid(y_weight, zeros)[..., None], grid(zeros, x_weight)[..., None]
+    top, top_right = corner(y0, x0), corner(y0, x1)
+    bottom, bottom_right = corner(y1, x0), corner(y1, x1)
+    top += x_weight * (top_right - top)
+    bottom += x_weight * (bottom_right - bottom)
+    samples = top + y_weight * (bottom - top)  # [R, 4, 49, D]
+    pooled = _reduce([samples[:, k] for k in range(4)], reduce)  # [R, 49, D]
+    return tf.reshape(tf.transpose(pooled, [0, 2, 1]), [num_rois, depth * BINS**2])

@@ -1,0 +1,183 @@
+"""TinyDet as one Keras model: features -> proposals -> RoI features -> class probabilities and boxes.
+
+B images of S x S pixels, L pyramid levels finest first, P proposals an image, R rois of a batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tinydet_tf.anchors import all_anchors
+from tinydet_tf.boxes import RCNN_STDS, clip, decode
+from tinydet_tf.config import ModelConfig, model_config
+from tinydet_tf.layers.blocks import BatchNorm
+from tinydet_tf.layers.psroi_align import psroi_align, psroi_align_gather
+from tinydet_tf.model.backbone import backbone
+from tinydet_tf.model.fpn import tiny_fpn
+from tinydet_tf.model.proposals import select_proposals
+from tinydet_tf.model.rcnn import rcnn_head
+from tinydet_tf.model.rpn import tiny_rpn
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+class TinyDet(keras.Model):
+    """The detector. Build it with `build_detector`.
+
+    Attributes:
+      config: the architecture.
+      num_classes: without the background.
+      pyramid, rpn_head, rcnn_head: functional models of plain layers.
+      anchors: a level float32 [A, 4], inclusive pixels.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int, *, batch_norm: BatchNorm | None = None) -> None:
+        super().__init__(name="tinydet")
+        self.config, self.num_classes = config, num_classes
+        batch_norm = batch_norm or BatchNorm()
+        images = keras.Input([config.input_size, config.input_size, 3], name="normalized_images")
+        taps = backbone(
+            images, config.backbone, batch_norm, align=config.align, align_stem=config.align_stem
+        )
+        levels = tiny_fpn(taps, config.channels, config.fpn_groups)
+        self.pyramid = keras.Model(images, levels, name="pyramid")
+        self.rpn_head = tiny_rpn(config.channels, config.rpn_groups, config.num_ratios)
+        self.rcnn_head = rcnn_head(config.channels, config.rcnn_hidden, num_classes)
+        self.anchors = all_anchors(config.level_sizes, config.strides, config.anchor_scale, config.anchor_ratios)
+        self.built = True
+
+    def features(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+        """The pyramid: RGB float32 or uint8 0-255 [B, S, S, 3] -> [B, H, W, 245] a level, finest first."""
+        normalized = (tf.cast(images, tf.float32) - PIXEL_MEAN) * (1.0 / np.asarray(PIXEL_STD, np.float32))
+        return list(self.pyramid(normalized, training=training))
+
+    def rpn(self, features: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """(logits [B, H, W, 3], deltas [B, H, W, 12]) a level, finest first."""
+        outputs = [self.rpn_head(level) for level in features]
+        return [o[0] for o in outputs], [o[1] for o in outputs]
+
+    def proposals(
+        self,
+        logits: Sequence[tf.Tensor],
+        deltas: Sequence[tf.Tensor],
+        *,
+        nms_pre: int | None = None,
+        max_proposals: int | None = None,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The proposals of each image.
+
+        Args:
+          logits, deltas: what `rpn` gives.
+          nms_pre, max_proposals: the test-time numbers unless given.
+
+        Returns:
+          rois float32 [B, P, 4] inclusive pixels, best first, and valid float32 [B, P], 0 for padding.
+        """
+        config = self.config
+
+        def one(image: tuple[list[tf.Tensor], list[tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
+            return select_proposals(
+                image[0],
+                image[1],
+                self.anchors,
+                image_size=config.input_size,
+                nms_pre=nms_pre or config.nms_pre_test,
+                max_proposals=max_proposals or config.proposals_test,
+                iou_threshold=config.proposal_nms_iou,
+            )
+
+        if logits[0].shape[0] == 1:  # no loop: what is exported
+            rois, valid = one((list(logits), list(deltas)))
+            return rois[None], valid[None]
+        return tf.map_fn(
+            one,
+            (list(logits), list(deltas)),
+            fn_output_signature=(tf.float32, tf.float32),
+            parallel_iterations=16,
+        )
+
+    def pool(self, features: Sequence[tf.Tensor], rois: tf.Tensor) -> tf.Tensor:
+        """PSRoIAlign: rois [R, 5] (batch index, x1, y1, x2, y2) -> [R, 245] in (channel, row, column) order."""
+        levels = self.config.roi_levels
+        return psroi_align(
+            list(features)[:levels],
+            rois[:, 1:],
+            tf.cast(rois[:, 0], tf.int32),
+            strides=self.config.strides[:levels],
+            finest=self.config.roi_finest,
+            reduce=self.config.psroi_reduce,
+        )
+
+    def rcnn(self, features: Sequence[tf.Tensor], rois: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """(class_logits [R, C+1], deltas [R, 4]) for rois float32 [R, 5] = (batch index, x1, y1, x2, y2).
+
+        Index 0 is the background; deltas are in units of the stds 0.1, 0.1, 0.2, 0.2.
+        """
+        logits, deltas = self.rcnn_head(self.pool(features, rois))
+        return logits, deltas
+
+    def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        """Detections before class-wise suppression.
+
+        Args:
+          images: RGB 0-255 [B, S, S, 3].
+
+        Returns:
+          rois float32 [B, P, 4] and boxes float32 [B, P, 4], inclusive input pixels; class_probs float32 [B, P, C+1],
+          index 0 the background. Padded proposals are background with probability 1.
+        """
+        features = self.features(images, training=training)
+        rois, valid = self.proposals(*self.rpn(features))
+        batch, count = tf.shape(rois)[0], self.config.proposals_test
+        indices = tf.repeat(tf.range(batch), count)
+        flat = tf.concat([tf.cast(indices, tf.float32)[:, None], tf.reshape(rois, [-1, 4])], -1)  # [R, 5]
+        logits, deltas = self.rcnn(features, flat)
+        return self._finish(rois, valid, logits, deltas)
+
+    def detect_one(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
+        """`call` for one image [1, S, S, 3] from ops that TFLite has built in, static shapes: what is exported."""
+        features = self.features(image)
+        rois, valid = self.proposals(*self.rpn(features))
+        levels = self.config.roi_levels
+        pooled = psroi_align_gather(
+            features[:levels],
+            rois[0],
+            strides=self.config.strides[:levels],
+            finest=self.config.roi_finest,
+            reduce=self.config.psroi_reduce,
+        )
+        logits, deltas = self.rcnn_head(pooled)
+        return self._finish(rois, valid, logits, deltas)
+
+    def _finish(
+        self, rois: tf.Tensor, valid: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        count, classes = self.config.proposals_test, self.num_classes + 1
+        probs = tf.reshape(tf.nn.softmax(logits), [-1, count, classes])
+        background = tf.one_hot(0, classes)
+        probs = probs * valid[..., None] + background * (1.0 - valid)[..., None]
+        boxes = decode(rois, tf.reshape(deltas, [-1, count, 4]), RCNN_STDS)
+        return {"rois": rois, "class_probs": probs, "boxes": clip(boxes, self.config.input_size)}
+
+
+def build_detector(
+    variant: str, num_classes: int = 80, *, batch_norm: BatchNorm | None = None, **overrides: Any
+) -> TinyDet:
+    """A TinyDet with fresh weights.
+
+    Args:
+      variant: 'S', 'M' or 'L'.
+      num_classes: without the background.
+      batch_norm: how batch normalization is built; synchronized across replicas in distributed training.
+      **overrides: values of `ModelConfig`, for example input_size=256.
+
+    Raises:
+      UserError: no such variant or key, or values that do not fit together.
+    """
+    return TinyDet(model_config(variant, **overrides), num_classes, batch_norm=batch_norm)

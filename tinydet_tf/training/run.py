@@ -1,0 +1,304 @@
+"""A training run: data and configuration in, a run folder out.
+
+The folder holds config.yaml (every value), best.weights.h5 and last.weights.h5, metrics.json (an entry an epoch), logs/
+for TensorBoard, and backup/ with the optimizer's state, from which `resume` goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tf_keras as keras
+from tinydet_lite.errors import UserError
+from tinydet_lite.files import atomic_write
+
+from tinydet_tf.config import Config, DataConfig, TrainConfig, load_config, save_config
+from tinydet_tf.data.coco import CocoDataset, load_coco, locate_split
+from tinydet_tf.data.digits import digits_folder
+from tinydet_tf.data.pipeline import build_pipeline
+from tinydet_tf.evaluation import KerasDetector, evaluate
+from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.training.schedule import WarmupCosine
+from tinydet_tf.training.trainer import Trainer
+from tinydet_tf.weights import BEST, LAST, load_weights, save_weights, with_classes
+
+_LOG = logging.getLogger(__name__)
+CONFIG, METRICS, LOGS, BACKUP = "config.yaml", "metrics.json", "logs", "backup"
+_OURS = (CONFIG, METRICS, LOGS, BACKUP, BEST, LAST)
+
+
+def load_split(data: DataConfig, split: str) -> CocoDataset:
+    """The 'train' or 'val' split that a configuration names; the embedded digits where it names none.
+
+    Raises:
+      UserError: a file that is missing or not COCO's.
+    """
+    given = {
+        "train": (data.train_json, data.train_images),
+        "val": (data.val_json, data.val_images),
+    }[split]
+    if any(given):
+        if not all(given):
+            raise UserError(f"--{split}-json and --{split}-images belong together; give both")
+        dataset = load_coco(Path(str(given[0])), Path(str(given[1])))
+    elif data.root is not None:
+        dataset = load_coco(*locate_split(Path(data.root), split))
+    elif data.train_json or data.val_json:
+        raise UserError(f"--{split}-json is missing; give --{split}-json and --{split}-images too")
+    else:
+        folder = digits_folder(
+            seed=data.digits_seed, num_train=data.digits_train_images, num_val=data.digits_val_images
+        )
+        dataset = load_coco(*locate_split(folder, split))
+    return dataset.subset(data.limit) if data.limit is not None else dataset
+
+
+def uses_digits(data: DataConfig) -> bool:
+    return not (data.root or data.train_json or data.val_json)
+
+
+def open_run(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Config:
+    """Decides what happens to the run folder; writes nothing.
+
+    Returns:
+      The configuration to train: the given one, or the run's own where it is resumed.
+
+    Raises:
+      UserError: the folder is taken, or there is nothing to resume.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder} is a file; give a folder")
+    if resume:
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"{folder} holds no run to resume (no {CONFIG}); start it without --resume")
+        return load_config(folder / CONFIG)
+    if folder.is_dir() and any(folder.iterdir()):
+        if not (folder / CONFIG).is_file():
+            raise UserError(f"--output {folder} is not empty and not a run; give a new folder")
+        if not overwrite:
+            raise UserError(f"{folder} already holds a run; add --resume to go on, --overwrite to start anew")
+    return config
+
+
+def train(
+    config: Config,
+    folder: Path,
+    *,
+    init: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    verbose: int | str = "auto",
+) -> dict[str, Any]:
+    """Trains and leaves a run folder.
+
+    Args:
+      config: the experiment; when resuming, the run's own is used instead.
+      folder: the run folder.
+      init: a weights file whose values the detector starts from.
+      resume: go on from the last whole epoch.
+      overwrite: replace a run that is there.
+      verbose: Keras' progress bar.
+
+    Returns:
+      The last line of metrics.json's history and the best one: {"last": {...}, "best": {...}}.
+
+    Raises:
+      UserError: wrong data or configuration, or a folder that is taken or cannot be written.
+    """
+    config = open_run(folder, config, resume=resume, overwrite=overwrite)
+    train_data = load_split(config.data, "train")
+    val_data = train_data if config.data.validate_on_train else load_split(config.data, "val")
+    config = with_classes(config, train_data.class_names, train_data.category_ids)
+    recipe = config.train
+    keras.utils.set_random_seed(recipe.seed)
+    pipeline = build_pipeline(
+        train_data,
+        input_size=config.model.input_size,
+        batch_size=recipe.batch_size,
+        training=True,
+        seed=recipe.seed,
+        horizontal_flip=config.data.horizontal_flip,
+        cache=config.data.cache,
+        first_epoch=finished_epochs(folder) if resume else 0,
+    )
+    detector = TinyDet(config.model, len(config.class_names))
+    if init is not None and not resume:
+        load_weights(detector, init)
+
+    prepare_folder(folder, config, resume=resume)
+    trainer = RunTrainer(detector, recipe, config)
+    steps = len(train_data.images) // recipe.batch_size
+    schedule = WarmupCosine(
+        recipe.learning_rate,
+        recipe.final_learning_rate,
+        steps * recipe.epochs,
+        recipe.warmup_steps,
+        recipe.warmup_start,
+    )
+    trainer.compile(optimizer=make_optimizer(recipe, schedule))
+    history = History(folder / METRICS, resume=resume)
+    callbacks = make_callbacks(folder, recipe, val_data, detector, config.class_names, history)
+    try:
+        trainer.fit(pipeline, epochs=recipe.epochs, callbacks=callbacks, verbose=verbose)
+    except tf.errors.InvalidArgumentError as error:
+        # The input pipeline cannot pass an exception on, only its text.
+        _, found, text = str(error.message).partition("UserError: ")
+        if not found:
+            raise
+        raise UserError(text.splitlines()[0]) from error
+    return {"last": history.entries[-1] if history.entries else {}, "best": history.best()}
+
+
+def finished_epochs(folder: Path) -> int:
+    """How many epochs the backup of a run holds; 0 where there is none yet."""
+    checkpoint = tf.train.latest_checkpoint(str(folder / BACKUP / "chief"))
+    if checkpoint is None:
+        return 0
+    saved = tf.train.load_variable(checkpoint, "ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE")
+    return int(saved) + 1
+
+
+class RunTrainer(Trainer):
+    """A Trainer whose `save_weights`, which Keras' ModelCheckpoint calls, writes the detector's own file."""
+
+    def __init__(self, detector: TinyDet, recipe: TrainConfig, config: Config) -> None:
+        super().__init__(detector, recipe)
+        self._run_config = config
+
+    def save_weights(self, filepath: str, overwrite: bool = True, **_: Any) -> None:
+        save_weights(self.detector, self._run_config, Path(filepath))
+
+
+def make_optimizer(recipe: TrainConfig, schedule: WarmupCosine) -> Any:
+    """SGD with momentum as the paper (its weight decay is in the train step), or AdamW."""
+    if recipe.optimizer == "adamw":
+        return keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
+    return keras.optimizers.SGD(schedule, momentum=recipe.momentum)
+
+
+def prepare_folder(folder: Path, config: Config, *, resume: bool) -> None:
+    """Makes the run folder and writes config.yaml; an old run's files are removed first unless it is resumed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not resume:
+            for name in _OURS:
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
+    atomic_write(folder / CONFIG, save_config(config).encode())
+
+
+def make_callbacks(
+    folder: Path,
+    recipe: TrainConfig,
+    val_data: CocoDataset,
+    detector: TinyDet,
+    class_names: tuple[str, ...],
+    history: History,
+) -> list[Any]:
+    """Keras' own, behind the one that measures AP (they read its numbers)."""
+    best = history.best().get("val_AP")
+    callbacks = [
+        CocoValidation(detector, class_names, val_data, every=recipe.validate_every, epochs=recipe.epochs),
+        IfMeasured(
+            keras.callbacks.ModelCheckpoint(
+                str(folder / BEST),
+                monitor="val_AP",
+                mode="max",
+                save_best_only=True,
+                save_weights_only=True,
+                initial_value_threshold=best,
+            ),
+            "val_AP",
+        ),
+        keras.callbacks.ModelCheckpoint(str(folder / LAST), save_weights_only=True),
+        keras.callbacks.TensorBoard(str(folder / LOGS), write_graph=False, profile_batch=0),
+        keras.callbacks.TerminateOnNaN(),
+        history,
+        # Last: what it records as done, the others have written.
+        keras.callbacks.BackupAndRestore(str(folder / BACKUP), delete_checkpoint=False),
+    ]
+    if recipe.early_stopping_patience is not None:
+        stop = keras.callbacks.EarlyStopping("val_AP", mode="max", patience=recipe.early_stopping_patience)
+        callbacks.insert(1, IfMeasured(stop, "val_AP"))
+    return callbacks
+
+
+class CocoValidation(keras.callbacks.Callback):
+    """Adds val_AP, val_AP50, val_APs, ... to the logs every so many epochs and after the last."""
+
+    def __init__(
+        self, detector: TinyDet, class_names: tuple[str, ...], data: CocoDataset, *, every: int, epochs: int
+    ) -> None:
+        super().__init__()
+        self._detect, self._class_names, self._data = KerasDetector(detector, class_names), class_names, data
+        self._every, self._epochs = every, epochs
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is None or ((epoch + 1) % self._every and epoch + 1 != self._epochs):
+            return
+        evaluation = evaluate(self._detect, self._class_names, self._data)
+        logs.update({f"val_{name}": value for name, value in evaluation.metrics.items()})
+
+
+class IfMeasured(keras.callbacks.Callback):
+    """Passes an epoch's end on only where the metric was measured: Keras' callbacks complain where it was not."""
+
+    def __init__(self, callback: Any, metric: str) -> None:
+        super().__init__()
+        self._callback, self._metric = callback, metric
+
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        self._callback.set_model(model)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._callback.on_train_begin(logs)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._callback.on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None and self._metric in logs:
+            self._callback.on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._callback.on_train_end(logs)
+
+
+class History(keras.callbacks.Callback):
+    """metrics.json: {"history": [{"epoch": 1, "loss": ...}, ...], "best": the entry with the highest val_AP}."""
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        super().__init__()
+        self._path = path
+        self.entries: list[dict[str, Any]] = []
+        if resume and path.is_file():
+            try:
+                self.entries = list(json.loads(path.read_text())["history"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path} is damaged; remove it to resume without the history") from error
+
+    def best(self) -> dict[str, Any]:
+        measured = [entry for entry in self.entries if "val_AP" in entry]
+        return max(measured, key=lambda entry: entry["val_AP"], default={})
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        # An epoch that ran again after a resume replaces what was noted of it.
+        self.entries = [entry for entry in self.entries if entry["epoch"] <= epoch]
+        values = {name: _finite(float(value)) for name, value in (logs or {}).items()}
+        values["learning_rate"] = float(self.model.optimizer.learning_rate)
+        self.entries.append({"epoch": epoch + 1, **values})
+        content = {"history": self.entries, "best": self.best()}
+        atomic_write(self._path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # json has no NaN

@@ -1,0 +1,48 @@
+"""Which of the assigned boxes are trained on: a fixed number, at most so many of them positive.
+
+B images, N boxes an image, S samples an image.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Samples(NamedTuple):
+    """index: int32 [B, S] into the boxes; weight: float32 [B, S], 0 where the image had too few; positive: bool."""
+
+    index: tf.Tensor
+    weight: tf.Tensor
+    positive: tf.Tensor
+
+
+def sample(
+    positive: tf.Tensor, negative: tf.Tensor, priority: tf.Tensor, *, count: int, max_positive: int
+) -> Samples:
+    """Takes up to `max_positive` positives and fills up with negatives, each by the highest priority.
+
+    Args:
+      positive, negative: bool [B, N].
+      priority: float32 [B, N], at least 0: random numbers, or a loss (OHEM).
+      count: S; fewer where N is smaller.
+      max_positive: of S.
+    """
+    available = priority.shape[1]
+    count = min(count, available) if available is not None else count
+    max_positive = min(max_positive, count)
+
+    def best(mask: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+        values, index = tf.math.top_k(tf.where(mask, priority, -1.0), k)
+        return index, values >= 0.0
+
+    positive_index, is_positive = best(positive, max_positive)
+    negative_index, is_negative = best(negative, count)
+    room = count - tf.reduce_sum(tf.cast(is_positive, tf.int32), 1, keepdims=True)  # [B, 1]
+    is_negative &= tf.range(count)[None] < room
+    index = tf.concat([positive_index, negative_index], 1)
+    taken = tf.cast(tf.concat([is_positive, is_negative], 1), tf.float32)
+    weight, order = tf.math.top_k(taken, count)  # the taken ones first
+    index = tf.gather(index, order, batch_dims=1)
+    return Samples(index, weight, (order < max_positive) & (weight > 0.0))

@@ -1,0 +1,185 @@
+"""One training step of both stages, as a Keras model around the detector, so that Keras `fit` drives it.
+
+B images, A anchors of all levels, P proposals, G padded ground truths, S samples an image.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+import tf_keras as keras
+
+from tinydet_tf.boxes import RCNN_STDS, encode
+from tinydet_tf.config import TrainConfig
+from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.training import losses
+from tinydet_tf.training.assign import Assignment, assign
+from tinydet_tf.training.sample import sample
+
+Batch = dict[str, tf.Tensor]
+
+_ASSIGNMENT = Assignment(
+    tf.TensorSpec([None], tf.bool), tf.TensorSpec([None], tf.bool), tf.TensorSpec([None], tf.int32)
+)
+
+
+class Trainer(keras.Model):
+    """Trains a detector: `compile(optimizer)`, then `fit(batches)`.
+
+    A batch is a dict: images [B, S, S, 3] RGB 0-255, gt_boxes [B, G, 4] inclusive input pixels, gt_classes [B, G] from
+    0, gt_mask [B, G], crowd_boxes [B, K, 4], crowd_mask [B, K] (data/pipeline.py makes it).
+    """
+
+    def __init__(self, detector: TinyDet, config: TrainConfig) -> None:
+        super().__init__(name="trainer")
+        self.detector, self.config = detector, config
+        self.anchors = np.concatenate(detector.anchors)  # [A, 4]
+        last = detector.config.input_size - 1
+        # Anchors that leave the image are not trained on.
+        self.anchors_inside = (self.anchors >= 0).all(1) & (self.anchors <= last).all(1)
+        names = ("loss", "rpn_score", "rpn_box", "rcnn_score", "rcnn_box", "rpn_positives", "rcnn_positives")
+        self.means = {name: keras.metrics.Mean(name=name) for name in names}
+        self.built = True
+
+    @property
+    def metrics(self) -> list[Any]:
+        return list(self.means.values())
+
+    def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
+        return self.detector(images, training=training)
+
+    def compute_losses(self, batch: Batch, training: bool = True) -> dict[str, tf.Tensor]:
+        """The four losses and the number of positives an image of both stages, each a float32 scalar."""
+        features = self.detector.features(batch["images"], training=training)
+        logits, deltas = self.detector.rpn(features)
+        results = self._rpn_losses(logits, deltas, batch)
+        rois, valid = self.detector.proposals(
+            [tf.stop_gradient(level) for level in logits],
+            [tf.stop_gradient(level) for level in deltas],
+            nms_pre=self.config.nms_pre,
+            max_proposals=self.config.proposals,
+        )
+        results.update(self._rcnn_losses(features, tf.stop_gradient(rois), valid > 0.0, batch))
+        return results
+
+    def _rpn_losses(self, logits: list[tf.Tensor], deltas: list[tf.Tensor], batch: Batch) -> dict[str, tf.Tensor]:
+        config, count = self.config, tf.shape(batch["gt_boxes"])[0]
+        flat_logits = tf.concat([tf.reshape(level, [count, -1]) for level in logits], 1)  # [B, A]
+        flat_deltas = tf.concat([tf.reshape(level, [count, -1, 4]) for level in deltas], 1)  # [B, A, 4]
+        anchors, inside = tf.constant(self.anchors), tf.constant(self.anchors_inside)
+
+        def one(image: tuple[tf.Tensor, ...]) -> Assignment:
+            return assign(
+                anchors,
+                inside,
+                *image,
+                positive_iou=config.rpn_positive_iou,
+                negative_iou=config.rpn_negative_iou,
+                best_iou=config.rpn_negative_iou,
+            )
+
+        positive, negative, matched = tf.map_fn(one, _ground_truth(batch), fn_output_signature=_ASSIGNMENT)
+        size = [len(self.anchors)]
+        positive, negative, matched = (
+            tf.ensure_shape(t, [None, *size]) for t in (positive, negative, matched)
+        )
+        chosen = sample(
+            positive,
+            negative,
+            tf.random.uniform(tf.shape(flat_logits)),
+            count=config.rpn_samples,
+            max_positive=config.rpn_samples // 2,
+        )
+        gt_index = tf.gather(matched, chosen.index, batch_dims=1)
+        targets = encode(tf.gather(anchors, chosen.index), tf.gather(batch["gt_boxes"], gt_index, batch_dims=1))
+        return {
+            "rpn_score": losses.objectness_loss(
+                tf.gather(flat_logits, chosen.index, batch_dims=1), chosen.positive, chosen.weight
+            ),
+            "rpn_box": losses.box_loss(
+                tf.gather(flat_deltas, chosen.index, batch_dims=1),
+                targets,
+                chosen.positive,
+                chosen.weight,
+                losses.RPN_BETA,
+            ),
+            "rpn_positives": _per_image(chosen.positive),
+        }
+
+    def _rcnn_losses(
+        self, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor, batch: Batch
+    ) -> dict[str, tf.Tensor]:
+        config = self.config
+        rois = tf.concat([batch["gt_boxes"], rois], 1)  # ground truth joins the proposals: [B, G + P, 4]
+        usable = tf.concat([batch["gt_mask"], valid], 1)
+
+        def one(image: tuple[tf.Tensor, ...]) -> Assignment:
+            return assign(
+                *image, positive_iou=config.rcnn_positive_iou, negative_iou=config.rcnn_positive_iou, best_iou=None
+            )
+
+        positive, negative, matched = tf.map_fn(
+            one, (rois, usable, *_ground_truth(batch)), fn_output_signature=_ASSIGNMENT
+        )
+        classes = tf.gather(batch["gt_classes"], matched, batch_dims=1) + 1
+        labels = tf.where(positive, classes, 0)  # [B, G + P]
+
+        # OHEM: what the head of this step does worst on. Nothing is differentiated here.
+        logits, _ = self.detector.rcnn([tf.stop_gradient(f) for f in features], _with_batch_index(rois))
+        hardness = tf.reshape(
+            losses.class_losses(tf.stop_gradient(logits), tf.reshape(labels, [-1])), tf.shape(labels)
+        )
+        chosen = sample(
+            positive,
+            negative,
+            tf.ensure_shape(hardness, [None, None]),
+            count=config.rcnn_samples,
+            max_positive=int(config.rcnn_samples * config.rcnn_positive_fraction),
+        )
+        kept = tf.gather(rois, chosen.index, batch_dims=1)  # [B, S, 4]
+        logits, deltas = self.detector.rcnn(features, _with_batch_index(kept))
+        gt_index = tf.gather(matched, chosen.index, batch_dims=1)
+        targets = encode(kept, tf.gather(batch["gt_boxes"], gt_index, batch_dims=1), RCNN_STDS)
+        weight, is_positive = tf.reshape(chosen.weight, [-1]), tf.reshape(chosen.positive, [-1])
+        kept_labels = tf.reshape(tf.gather(labels, chosen.index, batch_dims=1), [-1])
+        return {
+            "rcnn_score": losses.class_loss(logits, kept_labels, weight),
+            "rcnn_box": losses.box_loss(
+                deltas, tf.reshape(targets, [-1, 4]), is_positive, weight, losses.RCNN_BETA
+            ),
+            "rcnn_positives": _per_image(chosen.positive),
+        }
+
+    def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            results = self.compute_losses(batch, training=True)
+            loss = results["rpn_score"] + results["rpn_box"] + results["rcnn_score"] + results["rcnn_box"]
+        variables = self.detector.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm)
+        if self.config.optimizer == "sgd":
+            # L2 as the paper's optimizer has it: added to the clipped gradient, in front of the momentum.
+            # (Keras' weight_decay is the decoupled kind; AdamW uses that.)
+            gradients = [g + self.config.weight_decay * v for g, v in zip(gradients, variables, strict=True)]
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.means["loss"].update_state(loss)
+        for name, value in results.items():
+            self.means[name].update_state(value)
+        return {name: mean.result() for name, mean in self.means.items()}
+
+
+def _ground_truth(batch: Batch) -> tuple[tf.Tensor, ...]:
+    return batch["gt_boxes"], batch["gt_mask"], batch["crowd_boxes"], batch["crowd_mask"]
+
+
+def _with_batch_index(rois: tf.Tensor) -> tf.Tensor:
+    """[B, N, 4] -> [B * N, 5] with the image's index in front."""
+    shape = tf.shape(rois)
+    index = tf.repeat(tf.range(shape[0]), shape[1])
+    return tf.concat([tf.cast(index, tf.float32)[:, None], tf.reshape(rois, [-1, 4])], 1)
+
+
+def _per_image(positive: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_mean(tf.reduce_sum(tf.cast(positive, tf.float32), 1))
