@@ -8,7 +8,6 @@ from pathlib import Path
 
 from tinydet_lite.cli import run
 from tinydet_lite.errors import UserError
-
 from tinydet_tf.config import VARIANTS
 
 

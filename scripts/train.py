@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tinydet_lite.cli import run
 from tinydet_lite.errors import UserError
-
 from tinydet_tf.config import VARIANTS, load_config
 
 
@@ -21,7 +20,7 @@ def parse() -> argparse.Namespace:
     data.add_argument(
         "--data",
         metavar="DIR",
-        help="annotations/instances_train2017.json + train2017/ ..., or {train,val}/instances.json + {train,val}/images/",
+        help="COCO's layout (annotations/instances_train2017.json, train2017/) or {train,val}/instances.json + images/",
     )
     for split in ("train", "val"):
         data.add_argument(f"--{split}-json", metavar="F", help=f"COCO-format annotations of the {split} split")

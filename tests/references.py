@@ -14,7 +14,7 @@ def bilinear(feature: np.ndarray, y: float, x: float) -> np.ndarray:
     if y < -1 or y > height or x < -1 or x > width:
         return np.zeros(feature.shape[2])
     y, x = min(max(y, 0.0), height - 1.0), min(max(x, 0.0), width - 1.0)
-    y0, x0 = int(math.floor(y)), int(math.floor(x))
+    y0, x0 = math.floor(y), math.floor(x)
     y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
     dy, dx = y - y0, x - x0
     top = feature[y0, x0] * (1 - dx) + feature[y0, x1] * dx

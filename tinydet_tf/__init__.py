@@ -14,7 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 if TYPE_CHECKING:
     from tinydet_tf.model.detector import TinyDet, build_detector
 
-__all__ = ["TinyDet", "build_detector", "__version__"]
+__all__ = ["TinyDet", "__version__", "build_detector"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ value, so that a run can be rebuilt from it alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import types
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from tinydet_lite.errors import UserError
 
 
@@ -122,10 +124,14 @@ class ModelConfig:
             raise UserError(f"psroi_reduce is {self.psroi_reduce!r}; choose 'max' (published) or 'mean'")
         levels = len(self.strides)
         if len(self.fpn_groups) != levels:
-            raise UserError(f"fpn_groups has {len(self.fpn_groups)} numbers for {levels} pyramid levels; give one a level")
+            raise UserError(
+                f"fpn_groups has {len(self.fpn_groups)} numbers for {levels} pyramid levels; give one a level"
+            )
         taps = sum(block.tap for block in BACKBONES[self.backbone][1])
         if taps != levels:
-            raise UserError(f"backbone {self.backbone} feeds {taps} levels, strides has {levels}; give one stride a level")
+            raise UserError(
+                f"backbone {self.backbone} feeds {taps} levels, strides has {levels}; give one stride a level"
+            )
         if not 1 <= self.roi_levels <= levels:
             raise UserError(f"roi_levels is {self.roi_levels}; give 1 to {levels}, the number of pyramid levels")
         if self.channels % 49 or any(self.channels % g for g in (*self.fpn_groups, self.rpn_groups)):
@@ -277,7 +283,9 @@ def load_config(
         except yaml.YAMLError as error:
             raise UserError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(loaded, dict):
-            raise UserError(f"config {path} holds a {type(loaded).__name__}; expected keys such as variant, model, train")
+            raise UserError(
+                f"config {path} holds a {type(loaded).__name__}; expected keys such as variant, model, train"
+            )
         values = loaded
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
@@ -354,10 +362,8 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
         return tuple(_coerce(v, args[0], f"{name}[{i}]") for i, v in enumerate(value))
     if hint is float and not isinstance(value, bool):
         if isinstance(value, str):
-            try:
+            with contextlib.suppress(ValueError):
                 value = float(value)
-            except ValueError:
-                pass
         if isinstance(value, int | float) and abs(value) < float("inf"):
             return float(value)
     elif hint is int:

@@ -20,15 +20,14 @@ import numpy as np
 import tensorflow as tf
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tqdm import tqdm
+
 from tinydet_lite.detections import Detections
 from tinydet_lite.detector import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
 from tinydet_lite.postprocess import postprocess
 from tinydet_lite.preprocess import as_rgb_array, resize_to
-from tqdm import tqdm
-
-from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset, CocoImage
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import load_detector
@@ -73,7 +72,8 @@ class Evaluation:
     def table(self, max_classes: int = 100) -> str:
         """The numbers for people."""
         lines = [
-            f"{name:>6} {_number(self.metrics[name])}  {text}" for name, text in zip(METRICS, _DESCRIPTIONS, strict=True)
+            f"{name:>6} {_number(self.metrics[name])}  {text}"
+            for name, text in zip(METRICS, _DESCRIPTIONS, strict=True)
         ]
         width = max((len(name) for name in self.class_ap), default=0)
         lines += ["", "AP of each class"]
@@ -108,7 +108,9 @@ class KerasDetector:
         )
 
 
-def open_model(path: str | Path, *, variant: str | None = None, threads: int | None = None) -> tuple[Any, tuple[str, ...]]:
+def open_model(
+    path: str | Path, *, variant: str | None = None, threads: int | None = None
+) -> tuple[Any, tuple[str, ...]]:
     """An image detector and its class names from a RUN folder, a weights file or a .tflite.
 
     Raises:
@@ -226,9 +228,7 @@ def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
             )
     return {
         "images": [{"id": i.id, "width": i.width, "height": i.height} for i in dataset.images],
-        "categories": [
-            {"id": c, "name": n} for c, n in zip(dataset.category_ids, dataset.class_names, strict=True)
-        ],
+        "categories": [{"id": c, "name": n} for c, n in zip(dataset.category_ids, dataset.class_names, strict=True)],
         "annotations": annotations,
     }
 

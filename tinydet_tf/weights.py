@@ -1,26 +1,27 @@
 """Detector weights on disk: a .weights.h5 that says which detector it belongs to.
 
-The file is Keras' own format; the whole `Config` (variant, architecture, classes) travels in it as an attribute, so that
-evaluate.py and export.py need nothing beside it. A run folder is read through its best weights.
+The file is Keras' own format; the whole `Config` (variant, architecture, classes) travels in it as an attribute, so
+that evaluate.py and export.py need nothing beside it. A run folder is read through its best weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import h5py
 import yaml
+
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_path
-
 from tinydet_tf.config import Config, config_from_dict, model_config, save_config
 from tinydet_tf.model.detector import TinyDet
 
 SUFFIX = ".weights.h5"
 BEST, LAST = f"best{SUFFIX}", f"last{SUFFIX}"
 _ATTRIBUTE = "tinydet_config"
+#: Where Keras puts the bias of the class scores: layers are counted by type, this is the R-CNN head's second Dense.
+_CLASS_BIAS = "rcnn_head/layers/dense_1/vars/1"
 
 
 def save_weights(detector: TinyDet, config: Config, path: Path) -> None:
@@ -118,20 +119,13 @@ def _guess_config(file: Path, variant: str | None) -> Config:
     """For weights without a configuration: the variant as told, the class count from the head's bias."""
     if variant is None:
         raise UserError(f"{file} does not say which detector it is; give --variant S, M or L")
-    sizes: list[int] = []
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and "rcnn_score" in name and item.ndim == 1:
-            sizes.append(int(item.shape[0]))
-
     with h5py.File(file, "r") as content:
-        content.visititems(visit)
-    if len(sizes) != 1 or sizes[0] < 2:
+        bias = content.get(_CLASS_BIAS)
+        size = int(bias.shape[0]) if isinstance(bias, h5py.Dataset) and bias.ndim == 1 else 0
+    if size < 2:
         raise UserError(f"{file} is not a TinyDet weights file; give one that train.py wrote")
-    names = tuple(f"class{i}" for i in range(sizes[0] - 1))
-    return Config(
-        variant=variant, model=model_config(variant), class_names=names, category_ids=tuple(range(1, sizes[0]))
-    )
+    names = tuple(f"class{i}" for i in range(size - 1))
+    return Config(variant=variant, model=model_config(variant), class_names=names, category_ids=tuple(range(1, size)))
 
 
 def with_classes(config: Config, class_names: tuple[str, ...], category_ids: tuple[int, ...]) -> Config:

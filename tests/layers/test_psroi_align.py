@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import references
 import tensorflow as tf
 
+import references
 from tinydet_tf.layers.psroi_align import psroi_align, psroi_align_gather, roi_levels
 
 PYRAMIDS = {  # level sizes, strides, finest: what S, M and L pool

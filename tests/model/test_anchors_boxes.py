@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import references
 import tensorflow as tf
 
+import references
 from tinydet_tf import boxes
 from tinydet_tf.anchors import base_anchors, level_anchors
 from tinydet_tf.config import VARIANTS
@@ -13,7 +13,9 @@ from tinydet_tf.config import VARIANTS
 
 def test_base_anchors_by_hand() -> None:
     # S, stride 8: side 18, centre 3.5. Ratio 1: 3.5 -+ 8.5. Ratio 0.5 (h:w): w 25.46, h 12.73, rounded.
-    np.testing.assert_array_equal(base_anchors(18.0, 8, (0.5, 1.0, 2.0)), [[-9, -2, 16, 9], [-5, -5, 12, 12], [-2, -9, 9, 16]])
+    np.testing.assert_array_equal(
+        base_anchors(18.0, 8, (0.5, 1.0, 2.0)), [[-9, -2, 16, 9], [-5, -5, 12, 12], [-2, -9, 9, 16]]
+    )
 
 
 def test_anchors_are_in_the_order_of_the_outputs() -> None:

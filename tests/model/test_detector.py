@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tf_keras as keras
-from tinydet_lite.errors import UserError
 
 import tinydet_tf
+from tinydet_lite.errors import UserError
 from tinydet_tf.model.detector import TinyDet
 
 #: REFERENCE.md: with 80 classes, batch normalization's moving statistics not counted.

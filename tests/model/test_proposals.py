@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import references
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
+import references
 from tinydet_tf.anchors import all_anchors
 from tinydet_tf.model.proposals import select_proposals
 
@@ -27,7 +27,9 @@ def random_outputs(seed: int, spread: float = 0.4) -> tuple[list[np.ndarray], li
 
 def check(logits: list[np.ndarray], deltas: list[np.ndarray], **changes: Any) -> np.ndarray:
     options = {**OPTIONS, **changes}
-    rois, valid = select_proposals([tf.constant(x) for x in logits], [tf.constant(x) for x in deltas], ANCHORS, **options)
+    rois, valid = select_proposals(
+        [tf.constant(x) for x in logits], [tf.constant(x) for x in deltas], ANCHORS, **options
+    )
     expected = references.select_proposals(logits, deltas, ANCHORS, **options)
     count = int(valid.numpy().sum())
     assert count == len(expected)
@@ -101,7 +103,7 @@ def converted(outputs: tuple[list[np.ndarray], list[np.ndarray]]) -> tuple[Any, 
 
 @pytest.mark.parametrize("case", ["random", "no area", "tied"])
 def test_tflite_gives_the_same(case: str) -> None:
-    """Its NMS kernel repeats a zero-area box until the output is full and orders ties as it likes: neither may happen."""
+    """Its NMS repeats a zero-area box until the output is full and orders ties as it likes: neither may happen."""
     logits, deltas = no_area_outputs() if case == "no area" else random_outputs(3)
     if case == "tied":
         logits = [np.full(len(a), 30.0, np.float32) for a in ANCHORS]

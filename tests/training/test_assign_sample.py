@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import references
 import tensorflow as tf
 
+import references
 from tinydet_tf.training.assign import Assignment, assign
 from tinydet_tf.training.sample import sample
 
@@ -87,7 +87,9 @@ def test_negatives_in_a_crowd_are_ignored_and_positives_stay() -> None:
 
 def test_sample_takes_the_highest_and_fills_up() -> None:
     positive = tf.constant([[True, True, True, False, False, False, False], [False] * 7])
-    negative = tf.constant([[False, False, False, True, True, True, False], [True, True, False, False, False, False, False]])
+    negative = tf.constant(
+        [[False, False, False, True, True, True, False], [True, True, False, False, False, False, False]]
+    )
     priority = tf.constant([[0.1, 0.9, 0.5, 0.2, 0.8, 0.4, 9.9], [0.1, 0.2, 9.0, 9.0, 9.0, 9.0, 9.0]])
     chosen = sample(positive, negative, priority, count=4, max_positive=2)
     index, weight, is_positive = (t.numpy() for t in chosen)

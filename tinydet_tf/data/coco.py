@@ -343,7 +343,7 @@ def _areas(annotations: list[dict[str, Any]], corners: np.ndarray) -> np.ndarray
     areas = sides[:, 0] * sides[:, 1]
     for index, entry in enumerate(annotations):
         area = entry.get("area")
-        if type(area) in (int, float) and 0 < area < math.inf:
+        if isinstance(area, int | float) and 0 < area < math.inf:
             areas[index] = area
     return areas
 

@@ -45,7 +45,7 @@ _SPLITS = ("train", "val")
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 
 _MIN_HEIGHT, _MAX_HEIGHT = 8.0, 64.0  # of a digit before it is turned, in pixels
-_COUNT_RANGE = (6, 24)  # digits on a 320x320 scene; other sizes keep the density
+_COUNT_RANGE = (10, 36)  # digits on a 320x320 scene; other sizes keep the density
 _CLUTTER_RANGE = (4, 14)
 _COUNT_REFERENCE_SIDE = 320
 _MAX_TURN_DEGREES = 20.0  # a 6 must not become a 9

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
+
+import tinydet_tf
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
 from tinydet_lite.metadata import ModelInfo, append_metadata
-
-import tinydet_tf
 from tinydet_tf.config import Config
 from tinydet_tf.export.graph import HostGraph
 from tinydet_tf.model.detector import TinyDet

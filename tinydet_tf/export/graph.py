@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tensorflow as tf
-from tinydet_lite.detector import BOXES, CLASS_PROBS, INPUT
 
+from tinydet_lite.detector import BOXES, CLASS_PROBS, INPUT
 from tinydet_tf.model.detector import TinyDet
 
 

@@ -37,9 +37,7 @@ class BatchNorm:
     def __call__(self, x: Any, name: str) -> Any:
         # The flag is passed only where it is needed: with it Keras leaves the fused kernel even on one device.
         extra = {"synchronized": True} if self.synchronized else {}
-        return keras.layers.BatchNormalization(
-            epsilon=BN_EPSILON, momentum=self.momentum, name=name, **extra
-        )(x)
+        return keras.layers.BatchNormalization(epsilon=BN_EPSILON, momentum=self.momentum, name=name, **extra)(x)
 
 
 def kaiming() -> Any:

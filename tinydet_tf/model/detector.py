@@ -42,9 +42,7 @@ class TinyDet(keras.Model):
         self.config, self.num_classes = config, num_classes
         batch_norm = batch_norm or BatchNorm()
         images = keras.Input([config.input_size, config.input_size, 3], name="normalized_images")
-        taps = backbone(
-            images, config.backbone, batch_norm, align=config.align, align_stem=config.align_stem
-        )
+        taps = backbone(images, config.backbone, batch_norm, align=config.align, align_stem=config.align_stem)
         levels = tiny_fpn(taps, config.channels, config.fpn_groups)
         self.pyramid = keras.Model(images, levels, name="pyramid")
         self.rpn_head = tiny_rpn(config.channels, config.rpn_groups, config.num_ratios)
@@ -155,9 +153,7 @@ class TinyDet(keras.Model):
         logits, deltas = self.rcnn_head(pooled)
         return self._finish(rois, valid, logits, deltas)
 
-    def _finish(
-        self, rois: tf.Tensor, valid: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor
-    ) -> dict[str, tf.Tensor]:
+    def _finish(self, rois: tf.Tensor, valid: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor) -> dict[str, tf.Tensor]:
         count, classes = self.config.proposals_test, self.num_classes + 1
         probs = tf.reshape(tf.nn.softmax(logits), [-1, count, classes])
         background = tf.one_hot(0, classes)

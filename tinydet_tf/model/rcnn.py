@@ -20,7 +20,5 @@ def rcnn_head(channels: int, hidden: int, num_classes: int) -> Any:
     logits = keras.layers.Dense(
         num_classes + 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), name="rcnn_score"
     )(x)
-    deltas = keras.layers.Dense(
-        4, kernel_initializer=keras.initializers.RandomNormal(stddev=0.001), name="rcnn_box"
-    )(x)
+    deltas = keras.layers.Dense(4, kernel_initializer=keras.initializers.RandomNormal(stddev=0.001), name="rcnn_box")(x)
     return keras.Model(pooled, [logits, deltas], name="rcnn_head")

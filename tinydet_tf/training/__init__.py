@@ -1,1 +1,1 @@
-"""What happens between a batch and a gradient: assignment, sampling, losses, schedule, the Keras train step, the run."""
+"""Between a batch and a gradient: assignment, sampling, losses, schedule, the Keras train step, the run."""

@@ -40,9 +40,7 @@ def class_loss(logits: tf.Tensor, labels: tf.Tensor, weight: tf.Tensor) -> tf.Te
     return tf.reduce_sum(class_losses(logits, labels) * weight) / total_weight(weight)
 
 
-def box_loss(
-    deltas: tf.Tensor, targets: tf.Tensor, positive: tf.Tensor, weight: tf.Tensor, beta: float
-) -> tf.Tensor:
+def box_loss(deltas: tf.Tensor, targets: tf.Tensor, positive: tf.Tensor, weight: tf.Tensor, beta: float) -> tf.Tensor:
     """Smooth L1 of the positives, divided by the number of all samples: [..., 4], [..., 4], [...], [...] -> scalar."""
     loss = tf.reduce_sum(smooth_l1(deltas - targets, beta), -1)
     return tf.reduce_sum(tf.where(positive, loss * weight, 0.0)) / total_weight(weight)

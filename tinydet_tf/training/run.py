@@ -15,9 +15,9 @@ from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
+
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
-
 from tinydet_tf.config import Config, DataConfig, TrainConfig, load_config, save_config
 from tinydet_tf.data.coco import CocoDataset, load_coco, locate_split
 from tinydet_tf.data.digits import digits_folder

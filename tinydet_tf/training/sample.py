@@ -18,9 +18,7 @@ class Samples(NamedTuple):
     positive: tf.Tensor
 
 
-def sample(
-    positive: tf.Tensor, negative: tf.Tensor, priority: tf.Tensor, *, count: int, max_positive: int
-) -> Samples:
+def sample(positive: tf.Tensor, negative: tf.Tensor, priority: tf.Tensor, *, count: int, max_positive: int) -> Samples:
     """Takes up to `max_positive` positives and fills up with negatives, each by the highest priority.
 
     Args:

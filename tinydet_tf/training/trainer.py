@@ -82,9 +82,7 @@ class Trainer(keras.Model):
 
         positive, negative, matched = tf.map_fn(one, _ground_truth(batch), fn_output_signature=_ASSIGNMENT)
         size = [len(self.anchors)]
-        positive, negative, matched = (
-            tf.ensure_shape(t, [None, *size]) for t in (positive, negative, matched)
-        )
+        positive, negative, matched = (tf.ensure_shape(t, [None, *size]) for t in (positive, negative, matched))
         chosen = sample(
             positive,
             negative,
@@ -128,9 +126,7 @@ class Trainer(keras.Model):
 
         # OHEM: what the head of this step does worst on. Nothing is differentiated here.
         logits, _ = self.detector.rcnn([tf.stop_gradient(f) for f in features], _with_batch_index(rois))
-        hardness = tf.reshape(
-            losses.class_losses(tf.stop_gradient(logits), tf.reshape(labels, [-1])), tf.shape(labels)
-        )
+        hardness = tf.reshape(losses.class_losses(tf.stop_gradient(logits), tf.reshape(labels, [-1])), tf.shape(labels))
         chosen = sample(
             positive,
             negative,
@@ -146,9 +142,7 @@ class Trainer(keras.Model):
         kept_labels = tf.reshape(tf.gather(labels, chosen.index, batch_dims=1), [-1])
         return {
             "rcnn_score": losses.class_loss(logits, kept_labels, weight),
-            "rcnn_box": losses.box_loss(
-                deltas, tf.reshape(targets, [-1, 4]), is_positive, weight, losses.RCNN_BETA
-            ),
+            "rcnn_box": losses.box_loss(deltas, tf.reshape(targets, [-1, 4]), is_positive, weight, losses.RCNN_BETA),
             "rcnn_positives": _per_image(chosen.positive),
         }
 

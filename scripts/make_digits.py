@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Make the embedded digits set, an ordinary COCO-format folder, and say where it is."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from tinydet_lite.cli import run
+from tinydet_lite.files import atomic_path
+from tinydet_tf.config import DataConfig
+from tinydet_tf.data.digits import digits_folder
+
+
+def parse() -> argparse.Namespace:
+    defaults = DataConfig()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=defaults.digits_seed)
+    parser.add_argument("--train-images", type=int, default=defaults.digits_train_images, metavar="N")
+    parser.add_argument("--val-images", type=int, default=defaults.digits_val_images, metavar="N")
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="default: TINYDET_CACHE or the user's cache")
+    parser.add_argument("--sample", type=Path, metavar="F.jpg", help="copy the first validation image to F.jpg")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    folder = digits_folder(args.cache, seed=args.seed, num_train=args.train_images, num_val=args.val_images)
+    if args.sample is not None:
+        first = min((folder / "val" / "images").iterdir())
+        with atomic_path(args.sample) as temporary:
+            shutil.copyfile(first, temporary)
+    print(folder)
+
+
+if __name__ == "__main__":
+    run(main)

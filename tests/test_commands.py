@@ -1,0 +1,313 @@
+"""The commands as a user types them: the whole way for S, M and L, and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinydet_tf.data.digits import digits_folder
+from tinydet_tf.weights import LAST
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    def assert_refused(self, *words: str) -> None:
+        """Exit 2, one line that says all of `words`, no traceback."""
+        assert self.code == 2, self
+        last = self.err.strip().splitlines()[-1]
+        assert ": error: " in last and "Traceback" not in self.err, self.err
+        for word in words:
+            assert word in last, last
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """command("train.py", "--variant", "S") -> Done; in this process, which has TensorFlow loaded."""
+
+    def run(script: str, *arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+        out, err = capfd.readouterr()
+        return Done(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return digits_folder(tmp_path_factory.mktemp("digits"), num_train=4, num_val=2)
+
+
+SMALL = [
+    "train.batch_size=2", "train.epochs=1", "train.nms_pre=300", "train.proposals=100", "train.rcnn_samples=32",
+    "train.learning_rate=0.01",
+]  # fmt: skip
+
+
+def small(*more: str) -> list[str]:
+    return [part for value in (*SMALL, *more) for part in ("--set", value)]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
+    """A run of S, made once; tests that change it copy it."""
+    from tinydet_tf.config import load_config
+    from tinydet_tf.training.run import train
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assignments = [f"data.root='{digits}'", *SMALL]
+    train(load_config(variant="S", assignments=assignments), folder, verbose=0)
+    return folder
+
+
+@pytest.mark.parametrize("variant", ["S", "M", "L"])
+def test_the_whole_way(variant: str, command: Command, digits: Path, tmp_path: Path) -> None:
+    run, model = tmp_path / "run", tmp_path / "model.tflite"
+    done = command("train.py", "--variant", variant, "--data", digits, "--output", run, *small("data.limit=2"))
+    assert done.code == 0, done.err
+    assert {p.name for p in run.iterdir()} == {
+        "config.yaml", "metrics.json", "best.weights.h5", "last.weights.h5", "logs", "backup",
+    }  # fmt: skip
+    history = json.loads((run / "metrics.json").read_text())["history"]
+    assert len(history) == 1 and np.isfinite(history[0]["loss"]) and 0 <= history[0]["val_AP"] <= 1
+    assert list((run / "logs").rglob("events.out.tfevents.*"))
+
+    keras_json, tflite_json = tmp_path / "keras.json", tmp_path / "tflite.json"
+    assert command("evaluate.py", "--model", run, "--data", digits, "--json", keras_json).code == 0
+    done = command("export.py", "--model", run, "--output", model)
+    assert done.code == 0 and "builtin only" in done.out, done.err
+    done = command("evaluate.py", "--model", model, "--variant", variant, "--data", digits, "--json", tflite_json)
+    assert done.code == 0 and "IoU 0.50:0.95, all sizes" in done.out, done.err
+    numbers = [json.loads(p.read_text()) for p in (keras_json, tflite_json)]
+    assert numbers[0]["AP"] == pytest.approx(numbers[1]["AP"], abs=0.002)
+    assert set(numbers[0]) >= {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "class_ap", "num_images"}
+    results = json.loads(tmp_path.joinpath("tflite.detections.json").read_text())
+    assert results and set(results[0]) == {"image_id", "category_id", "bbox", "score"}
+
+    output = tmp_path / "detections"
+    done = command(
+        "detect.py", "--model", model, "--source", digits / "val/images", "--output", output, "--threshold", "0"
+    )
+    assert done.code == 0, done.err
+    assert len([p for p in output.iterdir() if p.suffix != ".json"]) == 2
+    assert len(json.loads((output / "detections.json").read_text())["images"]) == 2
+
+
+def test_resume_goes_on_where_the_run_was(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("epochs: 1\n", "epochs: 2\n"))
+    before = json.loads((run / "metrics.json").read_text())["history"]
+    done = command("train.py", "--output", run, "--resume")
+    assert done.code == 0, done.err
+    assert "Epoch 2/2" in done.out and "Epoch 1/2" not in done.out
+    after = json.loads((run / "metrics.json").read_text())["history"]
+    assert after[0] == before[0] and [entry["epoch"] for entry in after] == [1, 2]
+    # Finished: nothing is left to do, nothing is lost.
+    again = command("train.py", "--output", run, "--resume")
+    assert again.code == 0, again.err
+    assert json.loads((run / "metrics.json").read_text())["history"] == after
+
+
+def test_init_takes_a_runs_weights(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    rate = "train.learning_rate=1e-12", "train.final_learning_rate=0", "train.weight_decay=0"
+    done = command("train.py", "--data", digits, "--init", trained, "--output", run, *small(*rate))
+    assert done.code == 0, done.err
+    from tinydet_tf.weights import load_detector
+
+    ours, theirs = (load_detector(p)[0].trainable_weights for p in (run / LAST, trained))
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_a_taken_run_folder_is_left_alone(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
+    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    done = command("train.py", "--data", digits, "--output", trained, *small())
+    done.assert_refused("already holds a run", "--resume", "--overwrite")
+    assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
+    (tmp_path / "mine.txt").write_text("mine")
+    command("train.py", "--data", digits, "--output", tmp_path, "--overwrite").assert_refused("not empty and not a run")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def copy_digits(digits: Path, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path / "data"
+    shutil.copytree(digits, folder)
+    return folder, json.loads((folder / "train" / "instances.json").read_text())
+
+
+def test_bad_data(command: Command, digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train = ("train.py", "--output", run, *small())
+    command(*train, "--data", tmp_path / "absent").assert_refused("absent")
+    command(*train, "--train-json", tmp_path / "a.json").assert_refused(
+        "--train-json and --train-images belong together"
+    )
+    folder, document = copy_digits(digits, tmp_path)
+    file = folder / "train" / "instances.json"
+
+    def refused(content: object, *words: str) -> None:
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        command(*train, "--data", folder).assert_refused(*words)
+
+    refused("{", "instances.json")
+    refused({"hello": 1}, "instances.json", "images")
+    refused({**document, "images": []}, "lists no images")
+    for key, message in (("category_id", "which categories does not list"), ("image_id", "which images does not list")):
+        wrong = json.loads(json.dumps(document))
+        wrong["annotations"][0][key] = 999
+        refused(wrong, "999", message)
+    file.unlink()
+    command(*train, "--data", folder).assert_refused("instances.json")
+    assert not run.exists()
+
+
+def test_bad_boxes_are_dropped_counted_and_reported_once(command: Command, digits: Path, tmp_path: Path) -> None:
+    folder, document = copy_digits(digits, tmp_path)
+    for annotation, box in zip(
+        document["annotations"], ([10, 10, -5, 9], [10, 10, 0, 9], [900, 10, 20, 20], [-8, 10, 20, 20]), strict=False
+    ):
+        annotation["bbox"] = box
+    (folder / "train" / "instances.json").write_text(json.dumps(document))
+    done = command("train.py", "--data", folder, "--output", tmp_path / "run", *small())
+    assert done.code == 0, done.err
+
+
+def test_undecodable_images(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
+    """Named and skipped in training, an error in evaluation and detection."""
+    folder, document = copy_digits(digits, tmp_path)
+    name = document["images"][0]["file_name"]
+    for split in ("train", "val"):
+        (folder / split / "images" / name).write_bytes(b"\xff\xd8 no jpeg")
+    done = command("evaluate.py", "--model", trained, "--data", folder)
+    done.assert_refused(name)
+    shutil.copy(digits / "val" / "images" / name, folder / "val" / "images" / name)
+    done = command("train.py", "--data", folder, "--output", tmp_path / "run", *small())
+    assert done.code == 0, done.err
+    for entry in document["images"]:
+        (folder / "train" / "images" / entry["file_name"]).write_bytes(b"")
+    done = command("train.py", "--data", folder, "--output", tmp_path / "run2", *small())
+    done.assert_refused("image")
+
+
+def test_bad_options(command: Command, trained: Path, tmp_path: Path) -> None:
+    command("train.py", "--variant", "XL").assert_refused("variant 'XL' does not exist", "S, M, L")
+    command("train.py", "--set", "train.epoch=3").assert_refused("did you mean 'epochs'")
+    command("train.py", "--config", tmp_path / "no.yaml").assert_refused("no.yaml cannot be read")
+    command("train.py", "--resume", "--output", tmp_path).assert_refused("no run to resume")
+    command("train.py", "--strategy", "mirrored").assert_refused("not there yet")
+    command("export.py", "--model", trained, "--output", tmp_path / "x.bin").assert_refused(".tflite")
+    command("export.py", "--model", trained, "--output", tmp_path / "no" / "x.tflite").assert_refused("no folder")
+    command("export.py", "--model", trained, "--format", "int8", "--output", tmp_path / "x.tflite").assert_refused(
+        "int8 is not there yet"
+    )
+    command("evaluate.py", "--model", trained, "--json", tmp_path / "no" / "x.json").assert_refused("no folder")
+    command("evaluate.py", "--model", trained, "--limit", "0").assert_refused("--limit is 0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_cannot_be_written(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    command("train.py", "--data", digits, "--output", file, *small()).assert_refused("is a file")
+    command("train.py", "--data", digits, "--output", file / "run", *small()).assert_refused("cannot be written")
+    command("export.py", "--model", trained, "--output", file / "x.tflite").assert_refused("no folder")
+
+
+def test_wrong_weights(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
+    command("evaluate.py", "--model", tmp_path / "absent").assert_refused("does not exist")
+    command("evaluate.py", "--model", tmp_path).assert_refused("holds neither best.weights.h5 nor last.weights.h5")
+    command("evaluate.py", "--model", trained, "--variant", "M", "--data", digits).assert_refused("holds TinyDet-S")
+    run = tmp_path / "run"
+    train = ("train.py", "--data", digits, "--output", run, *small())
+    command(*train, "--variant", "M", "--init", trained).assert_refused("holds TinyDet-S", "--variant S")
+    # Another class count: the same data with one category less.
+    folder, document = copy_digits(digits, tmp_path)
+    for split in ("train", "val"):
+        file = folder / split / "instances.json"
+        document = json.loads(file.read_text())
+        last = document["categories"].pop()["id"]
+        document["annotations"] = [a for a in document["annotations"] if a["category_id"] != last]
+        file.write_text(json.dumps(document))
+    refused = command("train.py", "--data", folder, "--output", run, *small(), "--init", trained)
+    refused.assert_refused("trained on 10 classes", "has 9")
+    for content in (
+        b"",
+        b"garbage" * 1000,
+        (trained / LAST).read_bytes()[:5000],
+        (trained / LAST).read_bytes()[:-5000],
+    ):
+        damaged = tmp_path / "damaged.weights.h5"
+        damaged.write_bytes(content)
+        command("evaluate.py", "--model", damaged, "--data", digits).assert_refused("damaged.weights.h5")
+        command("export.py", "--model", damaged, "--output", tmp_path / "x.tflite").assert_refused("damaged.weights.h5")
+    assert not run.exists() and not (tmp_path / "x.tflite").exists()
+
+
+def test_wrong_tflite(command: Command, digits: Path, tmp_path: Path) -> None:
+    for content in (b"", b"TFL3" * 100, b"\x1c\0\0\0TFL3" + b"\0" * 2000):
+        path = tmp_path / "bad.tflite"
+        path.write_bytes(content)
+        command("evaluate.py", "--model", path, "--data", digits).assert_refused("bad.tflite")
+        image = next((digits / "val" / "images").iterdir())
+        command("detect.py", "--model", path, "--source", image, "--output", tmp_path / "o").assert_refused(
+            "bad.tflite"
+        )
+    assert not (tmp_path / "o").exists()
+
+
+def test_evaluation_needs_the_models_classes(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
+    folder, _ = copy_digits(digits, tmp_path)
+    file = folder / "val" / "instances.json"
+    document = json.loads(file.read_text())
+    document["categories"][0]["name"] = "zebra"
+    file.write_text(json.dumps(document))
+    command("evaluate.py", "--model", trained, "--data", folder).assert_refused("does not know", "zebra")
+
+
+def test_weights_of_plain_keras_need_the_variant(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
+    import h5py
+
+    path = tmp_path / "plain.weights.h5"
+    shutil.copy(trained / LAST, path)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["tinydet_config"]
+    command("export.py", "--model", path, "--output", tmp_path / "x.tflite").assert_refused("give --variant")
+    done = command("export.py", "--model", path, "--variant", "S", "--output", tmp_path / "x.tflite")
+    assert done.code == 0 and "10 classes" in done.out, done.err
+    command("export.py", "--model", path, "--variant", "L", "--output", tmp_path / "y.tflite").assert_refused(
+        "does not fit"
+    )
+
+
+def test_make_digits(command: Command, tmp_path: Path) -> None:
+    done = command(
+        "make_digits.py", "--cache", tmp_path, "--train-images", 2, "--val-images", 1, "--sample", tmp_path / "s.jpg"
+    )
+    assert done.code == 0, done.err
+    assert (Path(done.out.strip()) / "train" / "instances.json").is_file()
+    with Image.open(tmp_path / "s.jpg") as image:
+        assert image.size == (320, 320)

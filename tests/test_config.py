@@ -1,0 +1,79 @@
+"""The strict YAML, and that every configuration in configs/ builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tinydet_lite.errors import UserError
+
+from tinydet_tf.config import BACKBONES, VARIANTS, Config, config_from_dict, load_config, save_config
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_config_loads_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    saved = tmp_path / "config.yaml"
+    saved.write_text(save_config(config))
+    assert load_config(saved) == config
+    assert path.read_text().startswith("#"), "a config opens by saying what it is for"
+
+
+def test_there_are_configs() -> None:
+    assert {"digits_s", "overfit_s", "tinydet_s", "tinydet_m", "tinydet_l"} <= {p.stem for p in CONFIGS}
+
+
+def test_variant_is_the_base_of_the_model_section() -> None:
+    config = load_config(variant="M", assignments=["model.input_size=256", "train.learning_rate=1e-3"])
+    assert config.model.fpn_groups == VARIANTS["M"].fpn_groups
+    assert config.model.input_size == 256
+    assert config.train.learning_rate == 0.001  # a string to YAML 1.1
+
+
+def test_the_variants_are_the_papers() -> None:
+    assert VARIANTS["S"].strides == (8, 16, 32, 64) and VARIANTS["M"].strides == (4, 8, 16, 32, 64)
+    assert len(BACKBONES["mobilenetv3_d"][1]) == 16 and len(BACKBONES["mobilenetv3_bc"][1]) == 19
+    assert [VARIANTS[v].input_size for v in "SML"] == [320, 320, 512]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["train.epoch=3"], "unknown config key 'train.epoch'; did you mean 'epochs'?"),
+        (["zzz=3"], "unknown config key 'zzz'; known keys: variant"),
+        (["train.epochs=many"], "config key train.epochs is 'many'; expected int"),
+        (["train.epochs=true"], "config key train.epochs is True; expected int"),
+        (["train.learning_rate=.inf"], "config key train.learning_rate is inf; expected float"),
+        (["train.epochs=0"], "train.epochs is 0; it must be positive"),
+        (["train.optimizer=adam"], "train.optimizer is 'adam'; choose 'sgd' or 'adamw'"),
+        (["train=3"], "config key train is 3; expected a section of keys"),
+        (["train.epochs"], "expected key=value"),
+        (["train.epochs=["], "the value is not YAML"),
+        (["variant=XL"], "variant 'XL' does not exist; choose one of S, M, L"),
+        (["model.strides=8"], "config key model.strides is 8; expected a list"),
+        (["train.rcnn_samples=5000"], "train.rcnn_samples is 5000; it cannot be more than train.proposals, 2000"),
+    ],
+)
+def test_wrong_values(assignments: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config(assignments=assignments)
+    assert message in str(error.value)
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    for text, message in (("a: [", "is not YAML"), ("- 1", "holds a list"), ("\x00", "is not YAML")):
+        path = tmp_path / "c.yaml"
+        path.write_text(text)
+        with pytest.raises(UserError, match=message):
+            load_config(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_defaults_are_the_papers_recipe() -> None:
+    train = Config().train
+    assert (train.epochs, train.batch_size, train.learning_rate) == (240, 128, 0.35)
+    assert (train.rpn_samples, train.proposals, train.rcnn_samples) == (256, 2000, 512)
+    assert config_from_dict(Config().to_dict()) == Config()

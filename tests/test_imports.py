@@ -1,0 +1,89 @@
+"""Who may import whom (ARCHITECTURE): read from the sources, and tinydet_lite without TensorFlow for real."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+#: Each part may import itself and what stands before it; parts on one line do not know each other unless named.
+LAYERS = [
+    {"config", "anchors", "boxes"},
+    {"layers"},
+    {"model"},
+    {"weights", "data"},
+    {"evaluation", "export", "checkpoints"},
+    {"training"},
+    {"analysis"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def imports_of(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_data_flows_one_way() -> None:
+    checked = 0
+    for path in (ROOT / "tinydet_tf").rglob("*.py"):
+        parts = path.relative_to(ROOT / "tinydet_tf").with_suffix("").parts
+        if parts[0] == "__init__":
+            continue
+        for name in imports_of(path):
+            pieces = name.split(".")
+            if pieces[0] == "tinydet_tf" and len(pieces) > 1 and pieces[1] != parts[0] and pieces[1] in RANK:
+                assert RANK[pieces[1]] < RANK[parts[0]], f"{path} imports {name}"
+                checked += 1
+    assert checked > 20
+
+
+def test_the_model_knows_nothing_of_targets() -> None:
+    for path in [*(ROOT / "tinydet_tf" / "model").rglob("*.py"), *(ROOT / "tinydet_tf" / "layers").rglob("*.py")]:
+        assert not {n for n in imports_of(path) if n.startswith(("tinydet_tf.training", "tinydet_tf.data"))}, path
+
+
+def test_torch_is_in_checkpoints_alone() -> None:
+    for path in (ROOT / "tinydet_tf").rglob("*.py"):
+        if "checkpoints" not in path.parts:
+            assert not {n for n in imports_of(path) if n.split(".")[0] == "torch"}, path
+
+
+def test_the_edge_half_knows_nothing_of_the_training_half() -> None:
+    files = list((ROOT / "tflite" / "tinydet_lite").rglob("*.py"))
+    assert files
+    for path in files:
+        assert not {n for n in imports_of(path) if n.split(".")[0] in ("tinydet_tf", "keras", "tf_keras")}, path
+
+
+def test_keras_is_tf_keras_everywhere() -> None:
+    for path in (ROOT / "tinydet_tf").rglob("*.py"):
+        assert not {n for n in imports_of(path) if n.split(".")[0] == "keras" or n.startswith("tensorflow.keras")}, path
+
+
+def test_the_edge_half_imports_without_tensorflow() -> None:
+    program = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.split('.')[0] in ('tensorflow', 'keras', 'tf_keras'): raise ImportError('blocked ' + name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import pkgutil, importlib, tinydet_lite\n"
+        "for m in pkgutil.walk_packages(tinydet_lite.__path__, 'tinydet_lite.'): importlib.import_module(m.name)\n"
+        "print('ok', 'tensorflow' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["ok", "False"], done.stderr
+
+
+def test_help_does_not_wait_for_tensorflow() -> None:
+    program = "import sys; import tinydet_tf.config; print('tensorflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
