@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tinydet_lite.cli import run
 from tinydet_lite.files import atomic_write
-
 from tinydet_tf.config import VARIANTS, load_config
 
 

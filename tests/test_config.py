@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tinydet_lite.errors import UserError
 
+from tinydet_lite.errors import UserError
 from tinydet_tf.config import BACKBONES, VARIANTS, Config, config_from_dict, load_config, save_config
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").rglob("*.yaml"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import subprocess
 import sys
@@ -14,11 +15,11 @@ import tensorflow as tf
 import tf_keras as keras
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+
+import tinydet_tf
 from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
-
-import tinydet_tf
 from tinydet_tf.config import VARIANTS, Config
 from tinydet_tf.export.convert import convert, count_operators, write_tflite
 from tinydet_tf.model.detector import TinyDet
@@ -31,6 +32,7 @@ def config_of(variant: str) -> Config:
     return Config(variant=variant, model=VARIANTS[variant], class_names=NAMES, category_ids=IDS)
 
 
+@functools.cache
 def random_detector(variant: str) -> TinyDet:
     """Random weights whose moving statistics fit them, so that activations are as lively as a trained model's."""
     keras.utils.set_random_seed(4)
@@ -38,9 +40,14 @@ def random_detector(variant: str) -> TinyDet:
     for layer in detector.rpn_head.layers + detector.rcnn_head.layers:
         if layer.name in ("rpn_score", "rcnn_score"):  # spread the scores: ties and flat softmaxes prove little
             layer.set_weights([w * 10 for w in layer.get_weights()])
-    for _ in range(30):
+    for _ in range(20):
         detector.features(pictures(variant, 2), training=True)
     return detector
+
+
+@functools.cache
+def content_of(variant: str) -> bytes:
+    return convert(random_detector(variant), config_of(variant))
 
 
 def pictures(variant: str, count: int, seed: int = 0) -> np.ndarray:
@@ -54,8 +61,7 @@ def pictures(variant: str, count: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=["S", "M", "L"])
 def exported(request: pytest.FixtureRequest) -> tuple[str, TinyDet, bytes]:
-    detector = random_detector(request.param)
-    return request.param, detector, convert(detector, config_of(request.param))
+    return request.param, random_detector(request.param), content_of(request.param)
 
 
 def test_keras_and_tflite_agree(exported: tuple[str, TinyDet, bytes]) -> None:
@@ -110,7 +116,7 @@ def test_shapes_are_static_and_the_input_is_uint8(exported: tuple[str, TinyDet, 
 
 
 def test_metadata_travels_inside(exported: tuple[str, TinyDet, bytes]) -> None:
-    variant, detector, content = exported
+    variant, _, content = exported
     file = parse_model(content, "it")
     assert file.labels == NAMES and file.info.category_ids == IDS
     assert (file.info.variant, file.info.input_size) == (variant, VARIANTS[variant].input_size)
@@ -129,21 +135,19 @@ def test_wrapper_detects(exported: tuple[str, TinyDet, bytes], tmp_path: Path) -
 
 def test_a_uniform_image_gives_many_different_proposals() -> None:
     """Everything ties and boxes pile up at the borders there: no box may fill the output."""
-    detector = random_detector("S")
-    run = Interpreter(model_content=convert(detector, config_of("S"))).get_signature_runner()
+    run = Interpreter(model_content=content_of("S")).get_signature_runner()
     for value in (0, 128, 255):
         boxes = run(image=np.full([1, 320, 320, 3], value, np.uint8))["boxes"][0]
         assert len(np.unique(boxes.round(1), axis=0)) > 150
 
 
 def test_same_detector_same_bytes() -> None:
-    detector = random_detector("S")
-    assert convert(detector, config_of("S")) == convert(detector, config_of("S"))
+    assert convert(random_detector("S"), config_of("S")) == content_of("S")
 
 
 def test_runs_where_tensorflow_cannot_be_imported(tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"
-    write_tflite(convert(random_detector("S"), config_of("S")), path)
+    write_tflite(content_of("S"), path)
     program = (
         "import sys\n"
         "class Block:\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import statistics
 import time
@@ -66,8 +67,8 @@ def measure_training(trainer: Trainer, batches: tf.data.Dataset, *, batch_size: 
 
     for _ in range(steps + 2):
         batch = timed("input", lambda: next(source))
-        timed("step", lambda batch=batch: step(batch))
-        timed("trunk", lambda batch=batch: trunk(batch["images"]))
+        timed("step", functools.partial(step, batch))
+        timed("trunk", functools.partial(trunk, batch["images"]))
     # Read in a row, so that the time spent in the steps has not filled the prefetch buffer.
     times["input"] = []
     for _ in range(steps + 2):

@@ -7,9 +7,9 @@ for TensorBoard, and backup/ with the optimizer's state, from which `resume` goe
 from __future__ import annotations
 
 import json
-import logging
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from tinydet_tf.training.schedule import WarmupCosine
 from tinydet_tf.training.trainer import Trainer
 from tinydet_tf.weights import BEST, LAST, load_weights, save_weights, with_classes
 
-_LOG = logging.getLogger(__name__)
 CONFIG, METRICS, LOGS, BACKUP = "config.yaml", "metrics.json", "logs", "backup"
 _OURS = (CONFIG, METRICS, LOGS, BACKUP, BEST, LAST)
 
@@ -93,7 +92,7 @@ def train(
     init: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    verbose: int | str = "auto",
+    verbose: int | None = None,
 ) -> dict[str, Any]:
     """Trains and leaves a run folder.
 
@@ -103,7 +102,7 @@ def train(
       init: a weights file whose values the detector starts from.
       resume: go on from the last whole epoch.
       overwrite: replace a run that is there.
-      verbose: Keras' progress bar.
+      verbose: Keras': 0 silent, 1 a progress bar, 2 a line an epoch; None: the bar on a terminal, else the line.
 
     Returns:
       The last line of metrics.json's history and the best one: {"last": {...}, "best": {...}}.
@@ -143,6 +142,8 @@ def train(
     )
     trainer.compile(optimizer=make_optimizer(recipe, schedule))
     history = History(folder / METRICS, resume=resume)
+    if verbose is None:
+        verbose = 1 if sys.stdout.isatty() else 2
     callbacks = make_callbacks(folder, recipe, val_data, detector, config.class_names, history)
     try:
         trainer.fit(pipeline, epochs=recipe.epochs, callbacks=callbacks, verbose=verbose)
