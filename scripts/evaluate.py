@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from tinydet_lite.cli import run
@@ -15,7 +16,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS|X.tflite")
     parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
-    parser.add_argument("--data", metavar="DIR", help="as in train.py (default: the embedded digits set)")
+    parser.add_argument(
+        "--data", metavar="DIR", help="as in train.py (default: the run's own data; of a .tflite the digits set)"
+    )
     parser.add_argument("--split", choices=("train", "val"), default="val")
     parser.add_argument("--annotations", metavar="F", help="a COCO-format json, instead of --data")
     parser.add_argument("--images", metavar="DIR", help="the images of --annotations")
@@ -38,11 +41,20 @@ def main() -> None:
 
     from tinydet_tf.evaluation import evaluate, open_model, write_evaluation
     from tinydet_tf.training.run import load_split, uses_digits
+    from tinydet_tf.weights import read_config, weights_file
 
-    names = {f"{args.split}_json": args.annotations, f"{args.split}_images": args.images}
-    data = DataConfig(root=args.data, limit=args.limit, **names)
-    if uses_digits(data) and not args.annotations and not args.images:
-        print("No --data given: evaluating on the embedded digits set.")
+    data = DataConfig()
+    if args.data or args.annotations or args.images:
+        names = {f"{args.split}_json": args.annotations, f"{args.split}_images": args.images}
+        data = DataConfig(root=args.data, **names)
+    else:
+        if args.model.suffix != ".tflite":  # a run knows its data
+            config = read_config(weights_file(args.model))
+            data = config.data if config is not None else data
+        print(
+            f"No --data given: evaluating on {'the embedded digits set' if uses_digits(data) else data.root or data.val_json}."
+        )
+    data = dataclasses.replace(data, limit=args.limit)
     dataset = load_split(data, args.split)
     detector, class_names = open_model(args.model, variant=args.variant, threads=args.threads)
     evaluation = evaluate(detector, class_names, dataset, progress=True)

@@ -11,6 +11,9 @@ from tinydet_lite.cli import run
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import VARIANTS, load_config
 
+#: The recipe of a run without data and without a config.
+DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_s.yaml"
+
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -52,7 +55,10 @@ def main() -> None:
         "data.val_images": args.val_images,
     }
     given = [f"{key}={_quoted(value)}" for key, value in sources.items() if value is not None]
-    config = load_config(args.config, variant=args.variant, assignments=given + args.assignments)
+    recipe = args.config
+    if recipe is None and not given and not args.resume:
+        recipe = DIGITS
+    config = load_config(recipe, variant=args.variant, assignments=given + args.assignments)
     name = args.config.stem if args.config else f"tinydet_{config.variant.lower()}"
     output = args.output or Path("runs") / name
 
@@ -61,7 +67,7 @@ def main() -> None:
     from tinydet_tf.weights import weights_file
 
     if uses_digits(config.data) and not args.resume:
-        print("No --data given: training on the embedded digits set.")
+        print(f"No --data given: training on the embedded digits set with {recipe.name if recipe else 'the defaults'}.")
     init = weights_file(args.init) if args.init else None
     result = train(config, output, init=init, resume=args.resume, overwrite=args.overwrite)
     best = result["best"]

@@ -53,7 +53,7 @@ def test_the_variants_are_the_papers() -> None:
         (["train.epochs=["], "the value is not YAML"),
         (["variant=XL"], "variant 'XL' does not exist; choose one of S, M, L"),
         (["model.strides=8"], "config key model.strides is 8; expected a list"),
-        (["train.rcnn_samples=5000"], "train.rcnn_samples is 5000; it cannot be more than train.proposals, 2000"),
+        (["train.rcnn_samples=5000"], "train.rcnn_samples is 5000; it cannot be more than train.proposals, 500"),
     ],
 )
 def test_wrong_values(assignments: list[str], message: str) -> None:
@@ -72,8 +72,18 @@ def test_wrong_files(tmp_path: Path) -> None:
         load_config(tmp_path / "absent.yaml")
 
 
-def test_defaults_are_the_papers_recipe() -> None:
-    train = Config().train
-    assert (train.epochs, train.batch_size, train.learning_rate) == (240, 128, 0.35)
-    assert (train.rpn_samples, train.proposals, train.rcnn_samples) == (256, 2000, 512)
+@pytest.mark.parametrize(("name", "batch", "rate"), [("s", 128, 0.35), ("m", 128, 0.35), ("l", 32, 0.18)])
+def test_the_papers_recipe(name: str, batch: int, rate: float) -> None:
+    """Section 4.1 and REFERENCE.md, "Training"."""
+    config = load_config(next(p for p in CONFIGS if p.stem == f"tinydet_{name}"))
+    assert config.variant == name.upper()
+    train = config.train
+    assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 1e-5)
+    assert (train.epochs, train.batch_size, train.learning_rate) == (240, batch, rate)
+    assert (train.warmup_steps, train.warmup_start, train.final_learning_rate) == (500, pytest.approx(1 / 3), 1e-5)
+    assert (train.rpn_samples, train.nms_pre, train.proposals, train.rcnn_samples) == (256, 2000, 2000, 512)
+    assert (train.clip_norm, train.rcnn_positive_fraction) == (35.0, 0.25)
+
+
+def test_a_config_survives_plain_values() -> None:
     assert config_from_dict(Config().to_dict()) == Config()

@@ -184,40 +184,42 @@ class DataConfig:
     val_json: str | None = None
     val_images: str | None = None
     limit: int | None = None  # train (and validate) on the first N images only
-    horizontal_flip: bool = True
+    horizontal_flip: bool | None = None  # null: on, but for the digits (a mirrored 2 is no 2)
     cache: bool = False  # keep decoded, resized images in memory
     validate_on_train: bool = False  # measure AP on the training images: shows what was learnt by heart
     digits_seed: int = 0
-    digits_train_images: int = 2000
+    digits_train_images: int = 1600
     digits_val_images: int = 250
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe. Defaults are the paper's (section 4.1); targets and losses are described in training/."""
+    """The recipe. The defaults are for one machine and a data set of hundreds to thousands of images, from random
+    weights; the paper's numbers (section 4.1) stand in configs/tinydet_{s,m,l}.yaml.
+    """
 
-    epochs: int = 240
-    batch_size: int = 128
-    optimizer: str = "sgd"  # sgd (momentum 0.9) or adamw
-    learning_rate: float = 0.35
+    epochs: int = 100
+    batch_size: int = 16
+    optimizer: str = "adamw"  # or sgd (with momentum), which the paper uses
+    learning_rate: float = 0.003
     final_learning_rate: float = 1e-5
-    warmup_steps: int = 500
-    warmup_start: float = 1 / 3  # of the learning rate: the released config's; the paper says 0
-    momentum: float = 0.9
-    weight_decay: float = 1e-5
+    warmup_steps: int = 500  # at most a fifth of the run
+    warmup_start: float = 0.1  # of the learning rate; the released config's is 1/3, the paper says 0
+    momentum: float = 0.9  # of sgd
+    weight_decay: float = 0.01  # adamw: decoupled; sgd: L2, added to the gradient
     clip_norm: float = 35.0
     seed: int = 0
     validate_every: int = 1  # epochs
     early_stopping_patience: int | None = None  # validations without a better AP
-    # RPN: section 4.1 and the published config.
+    # RPN
     rpn_positive_iou: float = 0.5
     rpn_negative_iou: float = 0.3
     rpn_samples: int = 256
-    nms_pre: int = 2000
-    proposals: int = 2000
+    nms_pre: int = 1000  # candidates a level; the paper trains with 2000 of them, 2000 proposals and 512 samples
+    proposals: int = 500
     # R-CNN with OHEM.
     rcnn_positive_iou: float = 0.5
-    rcnn_samples: int = 512
+    rcnn_samples: int = 256
     rcnn_positive_fraction: float = 0.25
 
     def __post_init__(self) -> None:

@@ -83,6 +83,12 @@ def test_uint8_equals_float(detector: TinyDet) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_config_round_trip(detector: TinyDet) -> None:
+    again = TinyDet.from_config(detector.get_config())
+    assert again.config == detector.config and again.num_classes == detector.num_classes
+    assert [w.shape for w in again.weights] == [w.shape for w in detector.weights]
+
+
 def test_no_rois(detector: TinyDet) -> None:
     features = detector.features(images(1, 320))
     logits, deltas = detector.rcnn(features, tf.zeros([0, 5]))

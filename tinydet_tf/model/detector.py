@@ -5,6 +5,7 @@ B images of S x S pixels, L pyramid levels finest first, P proposals an image, R
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,14 @@ class TinyDet(keras.Model):
         self.rcnn_head = rcnn_head(config.channels, config.rcnn_hidden, num_classes)
         self.anchors = all_anchors(config.level_sizes, config.strides, config.anchor_scale, config.anchor_ratios)
         self.built = True
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values; `from_config` builds an equal detector with fresh weights."""
+        return {"config": dataclasses.asdict(self.config), "num_classes": self.num_classes}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> TinyDet:
+        return cls(ModelConfig(**config["config"]), config["num_classes"])
 
     def features(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """The pyramid: RGB float32 or uint8 0-255 [B, S, S, 3] -> [B, H, W, 245] a level, finest first."""

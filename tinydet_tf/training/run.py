@@ -62,6 +62,11 @@ def uses_digits(data: DataConfig) -> bool:
     return not (data.root or data.train_json or data.val_json)
 
 
+def flips(data: DataConfig) -> bool:
+    """Whether training mirrors images: as configured, else wherever the images are not digits."""
+    return not uses_digits(data) if data.horizontal_flip is None else data.horizontal_flip
+
+
 def open_run(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Config:
     """Decides what happens to the run folder; writes nothing.
 
@@ -122,7 +127,7 @@ def train(
         batch_size=recipe.batch_size,
         training=True,
         seed=recipe.seed,
-        horizontal_flip=config.data.horizontal_flip,
+        horizontal_flip=flips(config.data),
         cache=config.data.cache,
         first_epoch=finished_epochs(folder) if resume else 0,
     )
@@ -152,6 +157,8 @@ def train(
         _, found, text = str(error.message).partition("UserError: ")
         if not found:
             raise
+        if not history.entries:
+            clear_folder(folder)
         raise UserError(text.splitlines()[0]) from error
     return {"last": history.entries[-1] if history.entries else {}, "best": history.best()}
 
@@ -186,14 +193,26 @@ def make_optimizer(recipe: TrainConfig, schedule: WarmupCosine) -> Any:
 def prepare_folder(folder: Path, config: Config, *, resume: bool) -> None:
     """Makes the run folder and writes config.yaml; an old run's files are removed first unless it is resumed."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if not resume:
-            for name in _OURS:
-                path = folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            clear_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
     atomic_write(folder / CONFIG, save_config(config).encode())
+
+
+def clear_folder(folder: Path) -> None:
+    """Removes a run's files, and the folder where nothing else is in it."""
+    if not folder.is_dir():
+        return
+    for name in _OURS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def make_callbacks(

@@ -47,6 +47,10 @@ class Trainer(keras.Model):
     def metrics(self) -> list[Any]:
         return list(self.means.values())
 
+    def get_config(self) -> dict[str, Any]:
+        # Keras asks when it saves; a trainer is rebuilt from a run's config.yaml instead.
+        return {}
+
     def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         return self.detector(images, training=training)
 
