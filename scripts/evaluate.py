@@ -36,24 +36,28 @@ def main() -> None:
         raise UserError(f"--limit is {args.limit}; give at least 1")
     if not args.model.exists():
         raise UserError(f"model {args.model} does not exist; give a run folder, a .weights.h5 or a .tflite file")
-    if args.json is not None and not args.json.parent.is_dir():
-        raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
+    if args.json is not None:
+        if args.json.is_dir():
+            raise UserError(f"--json {args.json} is a folder; give a file name")
+        if not args.json.parent.is_dir():
+            raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
 
     from tinydet_tf.evaluation import evaluate, open_model, write_evaluation
     from tinydet_tf.training.run import load_split, uses_digits
-    from tinydet_tf.weights import read_config, weights_file
+    from tinydet_tf.weights import is_hdf5, read_config, weights_file
 
     data = DataConfig()
-    if args.data or args.annotations or args.images:
+    if args.data is not None or args.annotations is not None or args.images is not None:
+        if (args.annotations is None) != (args.images is None):
+            raise UserError("--annotations and --images belong together; give both")
         names = {f"{args.split}_json": args.annotations, f"{args.split}_images": args.images}
         data = DataConfig(root=args.data, **names)
     else:
-        if args.model.suffix != ".tflite":  # a run knows its data
+        if args.model.is_dir() or is_hdf5(args.model):  # a run knows its data
             config = read_config(weights_file(args.model))
             data = config.data if config is not None else data
-        print(
-            f"No --data given: evaluating on {'the embedded digits set' if uses_digits(data) else data.root or data.val_json}."
-        )
+        source = "the embedded digits set" if uses_digits(data) else data.root or data.val_json
+        print(f"No --data given: evaluating on {source}.")
     data = dataclasses.replace(data, limit=args.limit)
     dataset = load_split(data, args.split)
     detector, class_names = open_model(args.model, variant=args.variant, threads=args.threads)

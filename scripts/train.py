@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinydet_lite.cli import run
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import VARIANTS, load_config
+from tinydet_tf.config import VARIANTS, Config, load_config
 
 #: The recipe of a run without data and without a config.
 DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_s.yaml"
@@ -55,18 +55,26 @@ def main() -> None:
         "data.val_images": args.val_images,
     }
     given = [f"{key}={_quoted(value)}" for key, value in sources.items() if value is not None]
+    if args.resume and (args.config or args.variant or args.init or given):
+        raise UserError("--resume goes on with the run's own configuration and data; give it --output and --set alone")
     recipe = args.config
     if recipe is None and not given and not args.resume:
         recipe = DIGITS
-    config = load_config(recipe, variant=args.variant, assignments=given + args.assignments)
+    if args.resume and args.output is None:
+        raise UserError("--resume needs --output, the run folder to go on with")
+    config = Config()
+    if not args.resume:
+        config = load_config(recipe, variant=args.variant, assignments=given + args.assignments)
     name = args.config.stem if args.config else f"tinydet_{config.variant.lower()}"
     output = args.output or Path("runs") / name
 
     # Only now, so that --help and a mistyped key do not wait for TensorFlow.
-    from tinydet_tf.training.run import train, uses_digits
+    from tinydet_tf.training.run import resumed_config, train, uses_digits
     from tinydet_tf.weights import weights_file
 
-    if uses_digits(config.data) and not args.resume:
+    if args.resume:
+        config = resumed_config(output, args.assignments)
+    elif uses_digits(config.data):
         print(f"No --data given: training on the embedded digits set with {recipe.name if recipe else 'the defaults'}.")
     init = weights_file(args.init) if args.init else None
     result = train(config, output, init=init, resume=args.resume, overwrite=args.overwrite)

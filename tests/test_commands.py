@@ -115,13 +115,11 @@ def test_the_whole_way(variant: str, command: Command, digits: Path, tmp_path: P
     assert len(json.loads((output / "detections.json").read_text())["images"]) == 2
 
 
-def test_resume_goes_on_where_the_run_was(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
+def test_resume_goes_on_where_the_run_was(command: Command, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("epochs: 1\n", "epochs: 2\n"))
     before = json.loads((run / "metrics.json").read_text())["history"]
-    done = command("train.py", "--output", run, "--resume")
+    done = command("train.py", "--output", run, "--resume", "--set", "train.epochs=2")
     assert done.code == 0, done.err
     assert "Epoch 2/2" in done.out and "Epoch 1/2" not in done.out
     after = json.loads((run / "metrics.json").read_text())["history"]
@@ -130,6 +128,36 @@ def test_resume_goes_on_where_the_run_was(command: Command, digits: Path, traine
     again = command("train.py", "--output", run, "--resume")
     assert again.code == 0, again.err
     assert json.loads((run / "metrics.json").read_text())["history"] == after
+
+
+def test_resume_refuses_what_would_be_ignored(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
+    resume = ("train.py", "--output", trained, "--resume")
+    command(*resume, "--set", "train.learning_rate=1").assert_refused("only train.epochs")
+    for option in (("--data", digits), ("--variant", "S"), ("--init", trained)):
+        command(*resume, *option).assert_refused("the run's own configuration and data")
+    command("train.py", "--resume").assert_refused("--resume needs --output")
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    for path in (run / "backup" / "chief").glob("*.data-*"):
+        path.write_bytes(path.read_bytes()[:1000])
+    command("train.py", "--output", run, "--resume", "--set", "train.epochs=2").assert_refused("backup is damaged")
+
+
+def test_a_loss_that_is_no_number_ends_the_run(command: Command, digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    diverging = small("train.optimizer=sgd", "train.learning_rate=1e30", "train.warmup_start=1", "train.clip_norm=1e30")
+    done = command("train.py", "--data", digits, "--output", run, *diverging, "--set", "train.epochs=20")
+    done.assert_refused("the loss is no longer a number", "lower train.learning_rate")
+    assert not list(tmp_path.rglob("*.h5")) or np.isfinite(
+        json.loads((run / "metrics.json").read_text())["history"][-1]["loss"]
+    )
+
+
+def test_one_split_is_not_train_and_val(command: Command, digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = command("train.py", "--data", digits / "train", "--output", run, *small())
+    done.assert_refused("train and val at once", "--val-json", "data.validate_on_train=true")
+    assert not run.exists()
 
 
 def test_init_takes_a_runs_weights(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
@@ -185,32 +213,42 @@ def test_bad_data(command: Command, digits: Path, tmp_path: Path) -> None:
     assert not run.exists()
 
 
-def test_bad_boxes_are_dropped_counted_and_reported_once(command: Command, digits: Path, tmp_path: Path) -> None:
+def test_bad_boxes_are_dropped_counted_and_reported_once(
+    command: Command, digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder, document = copy_digits(digits, tmp_path)
     for annotation, box in zip(
         document["annotations"], ([10, 10, -5, 9], [10, 10, 0, 9], [900, 10, 20, 20], [-8, 10, 20, 20]), strict=False
     ):
         annotation["bbox"] = box
     (folder / "train" / "instances.json").write_text(json.dumps(document))
+    caplog.clear()
     done = command("train.py", "--data", folder, "--output", tmp_path / "run", *small())
     assert done.code == 0, done.err
+    reports = [r.getMessage() for r in caplog.records if "dropped" in r.getMessage()]
+    assert len(reports) == 1 and "1 clipped" in reports[0] and "3 dropped" in reports[0]
 
 
-def test_undecodable_images(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
-    """Named and skipped in training, an error in evaluation and detection."""
+def test_undecodable_images(
+    command: Command, digits: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Named and skipped in training and its validation, an error in evaluation and detection."""
     folder, document = copy_digits(digits, tmp_path)
     name = document["images"][0]["file_name"]
     for split in ("train", "val"):
         (folder / split / "images" / name).write_bytes(b"\xff\xd8 no jpeg")
     done = command("evaluate.py", "--model", trained, "--data", folder)
     done.assert_refused(name)
-    shutil.copy(digits / "val" / "images" / name, folder / "val" / "images" / name)
+    caplog.clear()
     done = command("train.py", "--data", folder, "--output", tmp_path / "run", *small())
     assert done.code == 0, done.err
+    for split in ("train", "val"):
+        assert any(str(folder / split / "images" / name) in r.getMessage() for r in caplog.records)
     for entry in document["images"]:
         (folder / "train" / "images" / entry["file_name"]).write_bytes(b"")
     done = command("train.py", "--data", folder, "--output", tmp_path / "run2", *small())
     done.assert_refused("image")
+    assert not (tmp_path / "run2").exists()
 
 
 def test_bad_options(command: Command, trained: Path, tmp_path: Path) -> None:
@@ -225,7 +263,9 @@ def test_bad_options(command: Command, trained: Path, tmp_path: Path) -> None:
         "int8 is not there yet"
     )
     command("evaluate.py", "--model", trained, "--json", tmp_path / "no" / "x.json").assert_refused("no folder")
+    command("evaluate.py", "--model", trained, "--json", tmp_path).assert_refused("is a folder")
     command("evaluate.py", "--model", trained, "--limit", "0").assert_refused("--limit is 0")
+    command("evaluate.py", "--model", trained, "--annotations", "x.json").assert_refused("--annotations and --images")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -298,6 +338,8 @@ def test_weights_of_plain_keras_need_the_variant(command: Command, digits: Path,
     command("export.py", "--model", path, "--output", tmp_path / "x.tflite").assert_refused("give --variant")
     done = command("export.py", "--model", path, "--variant", "S", "--output", tmp_path / "x.tflite")
     assert done.code == 0 and "10 classes" in done.out, done.err
+    done = command("evaluate.py", "--model", path, "--variant", "S", "--data", digits, "--limit", "1")
+    assert done.code == 0, done.err
     command("export.py", "--model", path, "--variant", "L", "--output", tmp_path / "y.tflite").assert_refused(
         "does not fit"
     )

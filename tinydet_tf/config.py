@@ -95,6 +95,48 @@ BACKBONES: dict[str, tuple[int, tuple[BlockSpec, ...]]] = {
 }
 
 
+def tap_strides(backbone: str) -> tuple[int, ...]:
+    """The strides in pixels at which a backbone feeds the pyramid, finest first."""
+    stride, taps = 2, []  # the stem's
+    for block in BACKBONES[backbone][1]:
+        stride *= block.stride
+        if block.tap:
+            taps.append(stride)
+    return tuple(taps)
+
+
+def _check_ranges(
+    config: Any,
+    section: str,
+    *,
+    positive: tuple[str, ...] = (),
+    natural: tuple[str, ...] = (),
+    fractions: tuple[str, ...] = (),
+) -> None:
+    """Numbers above zero, from zero on, and between zero and one; of a list every number.
+
+    Raises:
+      UserError: the first that is out of its range.
+    """
+    for names, fits, text in (
+        (positive, lambda v: v > 0, "positive"),
+        (natural, lambda v: v >= 0, "zero or more"),
+        (fractions, lambda v: 0 <= v <= 1, "between 0 and 1"),
+    ):
+        for name in names:
+            value = getattr(config, name)
+            values = value if isinstance(value, tuple) else (value,)
+            if value is not None and not (values and all(fits(v) for v in values)):
+                shown = list(value) if isinstance(value, tuple) else value
+                raise UserError(f"{section}.{name} is {shown}; it must be {text}")
+
+
+_MODEL_POSITIVE = (
+    "input_size", "channels", "fpn_groups", "rpn_groups", "anchor_scale", "anchor_ratios", "roi_finest",
+    "rcnn_hidden", "nms_pre_test", "proposals_test",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """One detector. Pixels are those of the square network input; levels are listed finest first."""
@@ -122,16 +164,15 @@ class ModelConfig:
             raise UserError(f"backbone {self.backbone!r} is unknown; choose one of {', '.join(sorted(BACKBONES))}")
         if self.psroi_reduce not in ("max", "mean"):
             raise UserError(f"psroi_reduce is {self.psroi_reduce!r}; choose 'max' (published) or 'mean'")
+        _check_ranges(self, "model", positive=_MODEL_POSITIVE, fractions=("proposal_nms_iou",))
         levels = len(self.strides)
         if len(self.fpn_groups) != levels:
             raise UserError(
                 f"fpn_groups has {len(self.fpn_groups)} numbers for {levels} pyramid levels; give one a level"
             )
-        taps = sum(block.tap for block in BACKBONES[self.backbone][1])
-        if taps != levels:
-            raise UserError(
-                f"backbone {self.backbone} feeds {taps} levels, strides has {levels}; give one stride a level"
-            )
+        taps = tap_strides(self.backbone)
+        if self.strides != taps:
+            raise UserError(f"strides is {list(self.strides)}; backbone {self.backbone} feeds levels of {list(taps)}")
         if not 1 <= self.roi_levels <= levels:
             raise UserError(f"roi_levels is {self.roi_levels}; give 1 to {levels}, the number of pyramid levels")
         if self.channels % 49 or any(self.channels % g for g in (*self.fpn_groups, self.rpn_groups)):
@@ -139,15 +180,12 @@ class ModelConfig:
                 f"channels is {self.channels}; it must be a multiple of 49 (7x7 bins) and of every group count "
                 f"({', '.join(map(str, (*self.fpn_groups, self.rpn_groups)))})"
             )
-        if self.input_size <= 0 or self.input_size % self.strides[-1]:
+        if self.input_size % self.strides[-1]:
             near = max(1, round(self.input_size / self.strides[-1])) * self.strides[-1]
             raise UserError(
                 f"input_size is {self.input_size}; it must be a multiple of {self.strides[-1]}, the coarsest stride "
                 f"(nearest: {near})"
             )
-        for name in ("anchor_scale", "roi_finest", "proposals_test", "nms_pre_test", "rcnn_hidden"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be positive")
 
     @property
     def level_sizes(self) -> tuple[int, ...]:
@@ -191,6 +229,21 @@ class DataConfig:
     digits_train_images: int = 1600
     digits_val_images: int = 250
 
+    def __post_init__(self) -> None:
+        _check_ranges(
+            self, "data", positive=("limit", "digits_train_images", "digits_val_images"), natural=("digits_seed",)
+        )
+
+
+_TRAIN_POSITIVE = (
+    "epochs", "batch_size", "learning_rate", "clip_norm", "rpn_samples", "nms_pre", "proposals", "rcnn_samples",
+    "validate_every", "early_stopping_patience",
+)  # fmt: skip
+_TRAIN_NATURAL = ("final_learning_rate", "warmup_steps", "weight_decay", "seed")
+_TRAIN_FRACTIONS = (
+    "warmup_start", "momentum", "rpn_positive_iou", "rpn_negative_iou", "rcnn_positive_iou", "rcnn_positive_fraction",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -223,10 +276,7 @@ class TrainConfig:
     rcnn_positive_fraction: float = 0.25
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate", "clip_norm", "rpn_samples", "nms_pre", "proposals",
-                     "rcnn_samples", "validate_every"):  # fmt: skip
-            if getattr(self, name) <= 0:
-                raise UserError(f"train.{name} is {getattr(self, name)}; it must be positive")
+        _check_ranges(self, "train", positive=_TRAIN_POSITIVE, natural=_TRAIN_NATURAL, fractions=_TRAIN_FRACTIONS)
         if self.rcnn_samples > self.proposals:
             raise UserError(
                 f"train.rcnn_samples is {self.rcnn_samples}; it cannot be more than train.proposals, {self.proposals}"
@@ -261,6 +311,10 @@ def model_config(variant: str, **overrides: Any) -> ModelConfig:
     return typing.cast(ModelConfig, _replace(VARIANTS[variant], overrides, "model"))
 
 
+#: PyYAML raises ValueError for a date that is none, RecursionError for a forged nesting.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+
+
 def load_config(
     path: str | Path | None = None, *, variant: str | None = None, assignments: typing.Sequence[str] = ()
 ) -> Config:
@@ -282,7 +336,7 @@ def load_config(
             raise UserError(f"config {path} cannot be read ({error}); give a YAML file") from error
         try:
             loaded = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
+        except _YAML_ERRORS as error:
             raise UserError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(loaded, dict):
             raise UserError(
@@ -295,7 +349,7 @@ def load_config(
             raise UserError(f"--set {assignment!r}: expected key=value, for example train.epochs=3")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except _YAML_ERRORS as error:
             raise UserError(f"--set {assignment!r}: the value is not YAML") from error
         target = values
         *sections, name = key.split(".")
@@ -366,10 +420,10 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
         if isinstance(value, str):
             with contextlib.suppress(ValueError):
                 value = float(value)
-        if isinstance(value, int | float) and abs(value) < float("inf"):
+        if isinstance(value, int | float) and abs(value) < 1e300:  # an int may be too large for a float
             return float(value)
     elif hint is int:
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31:
             return value
     elif isinstance(value, hint):
         return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +28,13 @@ from tinydet_lite.detector import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
 from tinydet_lite.postprocess import postprocess
-from tinydet_lite.preprocess import as_rgb_array, resize_to
+from tinydet_lite.preprocess import resize_to
 from tinydet_tf.data.coco import CocoDataset, CocoImage
+from tinydet_tf.data.pipeline import load_arrays
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.weights import load_detector
+from tinydet_tf.weights import is_hdf5, load_detector, placeholder_names
+
+_LOG = logging.getLogger(__name__)
 
 #: COCOeval.stats in its own order.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -116,7 +120,7 @@ def open_model(
     Raises:
       UserError: not one of these, damaged, or of another variant than asked for.
     """
-    if Path(path).is_file() and not _is_hdf5(Path(path)):
+    if Path(path).is_file() and not is_hdf5(Path(path)):
         detector = Detector(path, num_threads=threads, score_threshold=0.0)
         if variant is not None and detector.info.variant != variant:
             raise UserError(f"{path} holds TinyDet-{detector.info.variant}, --variant says {variant}")
@@ -125,15 +129,13 @@ def open_model(
     return KerasDetector(model, config.class_names), config.class_names
 
 
-def _is_hdf5(path: Path) -> bool:
-    if path.suffix == ".h5":
-        return True
-    with open(path, "rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n"
-
-
 def evaluate(
-    detect: ImageDetector, class_names: tuple[str, ...], dataset: CocoDataset, *, progress: bool = False
+    detect: ImageDetector,
+    class_names: tuple[str, ...],
+    dataset: CocoDataset,
+    *,
+    progress: bool = False,
+    skip_broken: bool = False,
 ) -> Evaluation:
     """Runs a detector over a data set.
 
@@ -142,26 +144,19 @@ def evaluate(
       class_names: of the detector; matched to the data set's by name, or in order where they are the same.
       dataset: images and ground truth.
       progress: show a bar on a terminal.
+      skip_broken: an image that does not decode is named in a warning and counts as one without detections.
 
     Raises:
       UserError: the data has classes that the detector does not know, or an image that does not decode.
     """
-    unknown = [name for name in dataset.class_names if name not in class_names]
-    if unknown:
-        raise UserError(
-            f"the data has {len(dataset.class_names)} classes, {len(unknown)} of which the model ({len(class_names)} "
-            f"classes) does not know ({', '.join(unknown[:5])}); evaluate on data with the model's classes"
-        )
-    categories: list[int | None] = list(dataset.category_ids)
-    if class_names != dataset.class_names:
-        of_name = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
-        categories = [of_name.get(name) for name in class_names]
+    categories = match_classes(class_names, dataset)
     start = time.monotonic()
     results: list[dict[str, Any]] = []
-    images = _read_ahead(dataset)
+    images = _read_ahead(dataset, skip_broken=skip_broken)
     bar = tqdm(images, total=len(dataset.images), unit="image", disable=None if progress else True)
     for record, pixels in bar:
-        results += _coco_results(detect(pixels), record.id, categories)
+        if pixels is not None:
+            results += _coco_results(detect(pixels), record.id, categories)
     metrics, class_ap = coco_metrics(dataset, results)
     return Evaluation(metrics, class_ap, results, len(dataset.images), time.monotonic() - start)
 
@@ -178,59 +173,76 @@ def _coco_results(detections: Detections, image_id: int, categories: list[int | 
     return kept.to_coco(image_id, [c if c is not None else -1 for c in categories])
 
 
-def _read_ahead(dataset: CocoDataset) -> Iterator[tuple[CocoImage, np.ndarray]]:
-    """Decodes the next images while the network works on this one."""
+def match_classes(class_names: tuple[str, ...], dataset: CocoDataset) -> list[int | None]:
+    """The data's category id of each of a detector's classes, by name; None where the data has no such class.
+
+    Raises:
+      UserError: the data has classes that the detector does not know.
+    """
+    # Equal, or of weights that do not name their classes: in order.
+    if class_names in (dataset.class_names, placeholder_names(dataset.num_classes)):
+        return list(dataset.category_ids)
+    unknown = [name for name in dataset.class_names if name not in class_names]
+    if unknown:
+        raise UserError(
+            f"the data has {dataset.num_classes} classes, {len(unknown)} of which the model ({len(class_names)} "
+            f"classes) does not know ({', '.join(unknown[:5])}); evaluate on data with the model's classes"
+        )
+    of_name = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
+    return [of_name.get(name) for name in class_names]
+
+
+def _read_ahead(dataset: CocoDataset, *, skip_broken: bool) -> Iterator[tuple[CocoImage, np.ndarray | None]]:
+    """Decodes the next images while the network works on this one; None for one that does not decode."""
     ahead = 4
     with ThreadPoolExecutor(2) as pool:
-        pending = [pool.submit(as_rgb_array, record.path) for record in dataset.images[:ahead]]
+        pending = [pool.submit(load_arrays, record) for record in dataset.images[:ahead]]
         for index, record in enumerate(dataset.images):
-            pixels = pending.pop(0).result()
+            pixels = None
+            try:
+                pixels = pending.pop(0).result()[0]
+            except UserError as error:
+                if not skip_broken:
+                    raise
+                _LOG.warning("skipped: %s", error)
             if index + ahead < len(dataset.images):
-                pending.append(pool.submit(as_rgb_array, dataset.images[index + ahead].path))
+                pending.append(pool.submit(load_arrays, dataset.images[index + ahead]))
             yield record, pixels
 
 
 def coco_metrics(dataset: CocoDataset, results: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
-    """pycocotools' twelve numbers and the AP of each class for COCO results on a data set."""
+    """pycocotools' twelve numbers and the AP of each class for COCO results on a data set.
+
+    The ground truth is read from the annotation file itself, unclipped and with its own areas, as pycocotools reads
+    it; only boxes without a positive width and height, which nothing can match, are left out.
+    """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        truth = COCO()
-        truth.dataset = _ground_truth(dataset)
+        truth = COCO(str(dataset.annotation_file))
+        for annotation in truth.dataset["annotations"]:
+            width, height = annotation["bbox"][2:]
+            annotation.setdefault("iscrowd", 0)
+            annotation.setdefault("area", width * height)
+        valid = [a for a in truth.dataset["annotations"] if a["bbox"][2] > 0 and a["bbox"][3] > 0]
+        truth.dataset["annotations"] = valid
         truth.createIndex()
-        if not results:
-            return dict.fromkeys(METRICS, 0.0), dict.fromkeys(dataset.class_names, 0.0)
-        evaluator = COCOeval(truth, truth.loadRes(results), "bbox")
+        if results:
+            found = truth.loadRes(results)
+        else:  # loadRes wants at least one
+            found = COCO()
+            found.dataset = {**truth.dataset, "annotations": []}
+            found.createIndex()
+        evaluator = COCOeval(truth, found, "bbox")
+        evaluator.params.imgIds = [image.id for image in dataset.images]
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    precision = evaluator.eval["precision"]  # [IoU, recall, class, area, max detections]
+    precision = evaluator.eval["precision"]  # [IoU, recall, class, area, max detections], classes by category id
     class_ap = {}
     for index, name in enumerate(dataset.class_names):
         values = precision[:, :, index, 0, -1]
         values = values[values > -1]
         class_ap[name] = float(values.mean()) if values.size else -1.0
     return {name: float(v) for name, v in zip(METRICS, evaluator.stats, strict=True)}, class_ap
-
-
-def _ground_truth(dataset: CocoDataset) -> dict[str, Any]:
-    annotations: list[dict[str, Any]] = []
-    for image in dataset.images:
-        for box, label, crowd, area in zip(image.boxes, image.classes, image.is_crowd, image.areas, strict=True):
-            x1, y1, x2, y2 = (float(v) for v in box)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image.id,
-                    "category_id": dataset.category_ids[label],
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": float(area),
-                    "iscrowd": int(crowd),
-                }
-            )
-    return {
-        "images": [{"id": i.id, "width": i.width, "height": i.height} for i in dataset.images],
-        "categories": [{"id": c, "name": n} for c, n in zip(dataset.category_ids, dataset.class_names, strict=True)],
-        "annotations": annotations,
-    }
 
 
 def write_evaluation(evaluation: Evaluation, path: Path) -> Path:

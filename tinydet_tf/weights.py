@@ -7,9 +7,12 @@ that evaluate.py and export.py need nothing beside it. A run folder is read thro
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import h5py
+import numpy as np
 import yaml
 
 from tinydet_lite.errors import UserError
@@ -19,9 +22,12 @@ from tinydet_tf.model.detector import TinyDet
 
 SUFFIX = ".weights.h5"
 BEST, LAST = f"best{SUFFIX}", f"last{SUFFIX}"
-_ATTRIBUTE = "tinydet_config"
+_ATTRIBUTE, _DIGEST = "tinydet_config", "tinydet_sha256"
 #: Where Keras puts the bias of the class scores: layers are counted by type, this is the R-CNN head's second Dense.
 _CLASS_BIAS = "rcnn_head/layers/dense_1/vars/1"
+
+#: What h5py and Keras raise on a file that is damaged or of another model.
+_DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError)
 
 
 def save_weights(detector: TinyDet, config: Config, path: Path) -> None:
@@ -34,6 +40,28 @@ def save_weights(detector: TinyDet, config: Config, path: Path) -> None:
         detector.save_weights(str(temporary))
         with h5py.File(temporary, "r+") as file:
             file.attrs[_ATTRIBUTE] = save_config(config)
+            # HDF5 checks nothing of what it stores: damage would otherwise load as wrong weights.
+            file.attrs[_DIGEST] = _digest(file)
+
+
+def _digest(file: Any) -> str:
+    """SHA-256 over the name, shape and bytes of every array."""
+    digest = hashlib.sha256()
+
+    def add(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            values = np.asarray(item)
+            digest.update(f"{name} {values.shape} {values.dtype}".encode())
+            digest.update(values.tobytes())
+
+    file.visititems(add)  # in the order of the names
+    return digest.hexdigest()
+
+
+def is_hdf5(path: Path) -> bool:
+    """By its first bytes; an empty or unknown file counts by its name."""
+    with open(path, "rb") as file:
+        return file.read(8) == b"\x89HDF\r\n\x1a\n" or path.name.endswith(SUFFIX)
 
 
 def weights_file(path: str | Path) -> Path:
@@ -57,14 +85,17 @@ def read_config(path: Path) -> Config | None:
     """
     try:
         with h5py.File(path, "r") as file:
-            text = file.attrs.get(_ATTRIBUTE)
-    except OSError as error:
+            text, digest = file.attrs.get(_ATTRIBUTE), file.attrs.get(_DIGEST)
+            damaged = digest is not None and digest != _digest(file)
+    except _DAMAGE as error:
         raise UserError(f"{path} is not a weights file or is damaged ({_line(error)}); give a {SUFFIX} file") from error
+    if damaged:
+        raise UserError(f"{path} is damaged: the weights are not those that its SHA-256 was taken of; copy it again")
     if text is None:
         return None
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: its configuration is damaged; save the weights again") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: its configuration is damaged; save the weights again")
@@ -88,30 +119,29 @@ def load_detector(path: str | Path, *, variant: str | None = None) -> tuple[Tiny
     elif variant is not None and variant != config.variant:
         raise UserError(f"{file} holds TinyDet-{config.variant}, --variant says {variant}; leave --variant out")
     detector = TinyDet(config.model, len(config.class_names))
-    load_weights(detector, file)
+    load_weights(detector, file, variant=config.variant)
     return detector, config
 
 
-def load_weights(detector: TinyDet, file: Path) -> None:
-    """Fills every variable of the detector from the file.
+def load_weights(detector: TinyDet, file: Path, *, variant: str) -> None:
+    """Fills every variable of the detector, a TinyDet of this variant, from the file.
 
     Raises:
       UserError: the file is of another architecture or class count, or damaged.
     """
     saved = read_config(file)
+    if saved is not None and saved.variant != variant:
+        raise UserError(
+            f"{file} holds TinyDet-{saved.variant}, this is TinyDet-{variant}; give --variant {saved.variant}"
+        )
     if saved is not None and len(saved.class_names) != detector.num_classes:
         raise UserError(
             f"{file} was trained on {len(saved.class_names)} classes, this detector has {detector.num_classes}; "
             "use the data it was trained on"
         )
-    if saved is not None and saved.model.backbone != detector.config.backbone:
-        raise UserError(
-            f"{file} holds TinyDet-{saved.variant} ({saved.model.backbone}), this detector is built on "
-            f"{detector.config.backbone}; give --variant {saved.variant}"
-        )
     try:
         detector.load_weights(str(file))
-    except (OSError, KeyError, ValueError) as error:
+    except _DAMAGE as error:
         raise UserError(f"{file} does not fit the detector or is damaged ({_line(error)})") from error
 
 
@@ -119,13 +149,23 @@ def _guess_config(file: Path, variant: str | None) -> Config:
     """For weights without a configuration: the variant as told, the class count from the head's bias."""
     if variant is None:
         raise UserError(f"{file} does not say which detector it is; give --variant S, M or L")
-    with h5py.File(file, "r") as content:
-        bias = content.get(_CLASS_BIAS)
-        size = int(bias.shape[0]) if isinstance(bias, h5py.Dataset) and bias.ndim == 1 else 0
+    size = 0
+    try:
+        with h5py.File(file, "r") as content:
+            bias = content.get(_CLASS_BIAS)
+            if isinstance(bias, h5py.Dataset) and bias.ndim == 1:
+                size = int(bias.shape[0])
+    except _DAMAGE as error:
+        raise UserError(f"{file} is damaged ({_line(error)})") from error
     if size < 2:
         raise UserError(f"{file} is not a TinyDet weights file; give one that train.py wrote")
-    names = tuple(f"class{i}" for i in range(size - 1))
+    names = placeholder_names(size - 1)
     return Config(variant=variant, model=model_config(variant), class_names=names, category_ids=tuple(range(1, size)))
+
+
+def placeholder_names(count: int) -> tuple[str, ...]:
+    """What the classes are called of weights that do not name them."""
+    return tuple(f"class{i}" for i in range(count))
 
 
 def with_classes(config: Config, class_names: tuple[str, ...], category_ids: tuple[int, ...]) -> Config:

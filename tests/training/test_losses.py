@@ -154,7 +154,9 @@ def test_weight_decay_is_added_to_the_clipped_gradient() -> None:
     for decay in (0.0, 0.5):
         keras.utils.set_random_seed(0)
         detector = tinydet_tf.build_detector("S", num_classes=2, input_size=64)
-        config = TrainConfig(nms_pre=50, proposals=32, rcnn_samples=16, rpn_samples=16, weight_decay=decay)
+        config = TrainConfig(
+            nms_pre=50, proposals=32, rcnn_samples=16, rpn_samples=16, optimizer="sgd", weight_decay=decay
+        )
         one = Trainer(detector, config)
         one.compile(optimizer=keras.optimizers.SGD(0.1), run_eagerly=True)
         before = [w.numpy() for w in detector.trainable_weights]

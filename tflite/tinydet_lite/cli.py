@@ -1,10 +1,15 @@
-"""How every command of the project ends: 0 done, 2 wrong input (one line, no traceback), 130 interrupted."""
+"""How every command of the project ends: 0 done, 2 wrong input (one line, no traceback), 130 interrupted,
+143 terminated."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from .errors import UserError, os_reason
 
@@ -12,6 +17,8 @@ EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130
 # What a shell reports for a program that SIGPIPE ended (`detect.py ... | head`).
 EXIT_BROKEN_PIPE = 141
+# And for one that SIGTERM ended (`timeout`, `docker stop`, systemd).
+EXIT_TERMINATED = 143
 
 
 def run(main: Callable[[], None]) -> None:
@@ -21,8 +28,43 @@ def run(main: Callable[[], None]) -> None:
         main: the command; it parses sys.argv itself. argparse's own errors already exit with 2.
 
     Returns when `main` returns. Exits with 2 on UserError and OSError (disk full, permission denied), with
-    130 on Ctrl-C. Any other exception is a bug and keeps its traceback.
+    130 on Ctrl-C, with 143 on SIGTERM; in each case after every `finally`, so that temporary files are gone. Any
+    other exception is a bug and keeps its traceback.
     """
+    with _orderly_termination():
+        _run(main)
+
+
+def printable(text: str) -> str:
+    """Text from outside (a file's name, a model's labels) for the terminal: what would move its cursor or change its
+    colours, as an escape ("\\x1b")."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+@contextmanager
+def _orderly_termination() -> Iterator[None]:
+    """Let SIGTERM raise SystemExit in the main thread. By itself it ends the process where it stands."""
+    # Python allows signal handlers in the main thread alone. A handler that somebody set, or nohup's "ignore", stays.
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(_number: int, _frame: Any) -> None:
+    # Once is enough: a second one must not interrupt the cleaning up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def _run(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         # A file name need not be valid text in the terminal's encoding; printing it must not be what fails.
         reconfigure = getattr(stream, "reconfigure", None)
@@ -51,5 +93,5 @@ def _program() -> str:
 
 def _fail(message: str) -> None:
     # One line, whatever a library put into its message.
-    print(f"{_program()}: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{_program()}: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(EXIT_WRONG_INPUT)

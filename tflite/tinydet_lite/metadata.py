@@ -93,6 +93,15 @@ class ModelFile:
     model: bytes = dataclasses.field(repr=False)
 
 
+def is_label(name: str) -> bool:
+    """Whether labels.txt can hold a class name: one line, not empty, without space around it, valid Unicode."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return name.strip() == name and name.splitlines() == [name]
+
+
 def append_metadata(model: bytes, info: ModelInfo, labels: Sequence[str]) -> bytes:
     """Put labels.txt and tinydet.json behind a flatbuffer.
 
@@ -104,14 +113,16 @@ def append_metadata(model: bytes, info: ModelInfo, labels: Sequence[str]) -> byt
         labels: C class names, class 0 first.
 
     Raises:
-        UserError: `model` is not a .tflite, a label is empty or has a line break, or the fields contradict
-        each other.
+        UserError: `model` is not a .tflite, a label is none (`is_label`), or the fields contradict each other.
     """
     if model[4:8] != _IDENTIFIER:
         raise UserError(f"the model to put metadata on is no .tflite: no {_IDENTIFIER.decode()} at byte 4")
     for class_id, label in enumerate(labels):
-        if label.strip() != label or label.splitlines() != [label]:
-            raise UserError(f"class {class_id} is named {label!r}; expected one line without space around it")
+        if not is_label(label):
+            raise UserError(
+                f"class {class_id} is named {_shown(label)}; "
+                "expected one line of valid text, not empty, without space around it"
+            )
     info = dataclasses.replace(info, model_bytes=len(model), model_sha256=hashlib.sha256(model).hexdigest())
     members = {
         LABELS_MEMBER: "".join(f"{label}\n" for label in labels),

@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+import reprlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from tinydet_lite.errors import UserError, os_reason
+from tinydet_lite.metadata import is_label
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,15 +34,21 @@ _MIN_SIDE = 1.0
 _CLIP_TOLERANCE = 0.5
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
+_MAX_SIDE = 2**31 - 1  # pixels; no image format has more
+# tf.data and numpy hold ids as int64; a float knows every integer only up to here.
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_FLOAT_INTEGERS = 2**53
+
+# For values in messages: a malformed one may be of any length and depth.
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxlong = _shown.maxother = 80
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CocoImage:
     """One image and its boxes; the arrays are read-only.
 
-    boxes: float32 [N, 4]; classes: int32 [N]; is_crowd: bool [N], boxes around groups, which are not trained on;
-    areas: float64 [N], pixels of the object, by which COCO's evaluation calls it small, medium or large (the json's
-    "area", of the outline where there is one; the box's where the json has none).
+    boxes: float32 [N, 4]; classes: int32 [N]; is_crowd: bool [N], boxes around groups, which are not trained on.
     """
 
     id: int
@@ -50,7 +58,6 @@ class CocoImage:
     boxes: np.ndarray
     classes: np.ndarray
     is_crowd: np.ndarray
-    areas: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,6 +182,7 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
     if not category_ids:
         raise UserError(f"{annotation_file} lists no categories; expected at least one")
     by_id = sorted(zip(category_ids, names, strict=True))
+    _check_names(annotation_file, by_id)
 
     image_ids = entries.column("images", "id", int)
     entries.check_unique("images", image_ids)
@@ -200,8 +208,7 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
     ends = np.searchsorted(image_index[order], np.arange(len(image_ids) + 1))
     boxes = clipped_corners[order].astype(np.float32)
     classes, crowds = class_index[order].astype(np.int32), crowd[order]
-    areas = _areas(document["annotations"], corners)[order]
-    for array in (boxes, classes, crowds, areas):
+    for array in (boxes, classes, crowds):
         array.setflags(write=False)
     images = tuple(
         CocoImage(
@@ -212,7 +219,6 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
             boxes=boxes[start:end],
             classes=classes[start:end],
             is_crowd=crowds[start:end],
-            areas=areas[start:end],
         )
         for image_id, path, (width, height), start, end in zip(
             image_ids, paths, sizes.tolist(), ends[:-1].tolist(), ends[1:].tolist(), strict=True
@@ -251,6 +257,14 @@ def _read_json(annotation_file: Path) -> dict[str, Any]:
         raise UserError(f"annotation file {annotation_file} cannot be read: {os_reason(error)}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"annotation file {annotation_file} is not valid json: {error}") from error
+    except RecursionError as error:
+        raise UserError(
+            f"annotation file {annotation_file} is nested too deeply to be read; expected json of COCO's format"
+        ) from error
+    except ValueError as error:  # what int() says of thousands of digits
+        raise UserError(
+            f"annotation file {annotation_file} has a number of too many digits; expected json of COCO's format"
+        ) from error
     if not isinstance(document, dict):
         raise UserError(
             f"{annotation_file} is not of COCO's format: it holds a {type(document).__name__}, "
@@ -284,16 +298,21 @@ class _Entries:
         self.document = document
 
     def column(self, table: str, key: str, kind: type) -> list[Any]:
-        """The values of one key, each of the type `kind`."""
+        """The values of one key, each of the type `kind`; int: as `_as_int` takes them."""
         values = [entry.get(key) for entry in self.document[table]]
         # Exact types: bool is an int to Python, not to COCO. One set over a million values takes milliseconds.
-        if not {type(value) for value in values} <= {kind}:
-            index = next(i for i, value in enumerate(values) if type(value) is not kind)
-            wanted = {int: "an integer", str: "a string"}[kind]
-            if key not in self.document[table][index]:
-                raise UserError(f'{self.file}: {table}[{index}] has no "{key}"; expected {wanted}')
-            raise UserError(f'{self.file}: {table}[{index}] has "{key}" {values[index]!r}, expected {wanted}')
-        return values
+        fits = {type(value) for value in values} <= {kind}
+        if fits and (kind is not int or not values or (min(values) >= _INT64_MIN and max(values) <= _INT64_MAX)):
+            return values
+        converted = [_as_int(value) if kind is int else value for value in values]
+        for index, value in enumerate(converted):
+            if type(value) is not kind:
+                wanted = {int: "an integer of at most 64 bits", str: "a string"}[kind]
+                where = f"{self.file}: {table}[{index}]"
+                if key not in self.document[table][index]:
+                    raise UserError(f'{where} has no "{key}"; expected {wanted}')
+                raise UserError(f'{where} has "{key}" {_shown.repr(values[index])}, expected {wanted}')
+        return converted
 
     def check_unique(self, table: str, ids: list[int]) -> None:
         if len(set(ids)) != len(ids):
@@ -318,6 +337,30 @@ class _Entries:
         return found
 
 
+def _as_int(value: Any) -> int | None:
+    """An integer that fits int64, None for anything else. 40.0 is one: many exporters write every number as a float."""
+    if type(value) is float and value.is_integer() and abs(value) <= _FLOAT_INTEGERS:
+        return int(value)
+    return value if type(value) is int and _INT64_MIN <= value <= _INT64_MAX else None
+
+
+def _check_names(annotation_file: Path, categories: list[tuple[int, str]]) -> None:
+    """Names as an exported model's labels need them, so that a bad one does not show only after the training."""
+    owners: dict[str, int] = {}
+    for category_id, name in categories:
+        if not is_label(name):
+            raise UserError(
+                f"{annotation_file}: category {category_id} is named {_shown.repr(name)}; "
+                "expected one line of valid text, not empty, without space around it"
+            )
+        if name in owners:
+            raise UserError(
+                f"{annotation_file}: categories {owners[name]} and {category_id} are both named {_shown.repr(name)}; "
+                "names must be unique"
+            )
+        owners[name] = category_id
+
+
 def _corners(annotation_file: Path, annotations: list[dict[str, Any]]) -> np.ndarray:
     """COCO's x, y, width, height as corners, not yet clipped: float64 [annotations, 4]."""
     raw = [entry.get("bbox") for entry in annotations]
@@ -331,27 +374,22 @@ def _corners(annotation_file: Path, annotations: list[dict[str, Any]]) -> np.nda
             if bbox is None:
                 raise UserError(f"{where} has no bbox; expected [x, y, width, height]")
             if not _is_bbox(bbox):
-                raise UserError(f"{where} has bbox {bbox!r}, expected four finite numbers [x, y, width, height]")
+                raise UserError(
+                    f"{where} has bbox {_shown.repr(bbox)}, expected four finite numbers [x, y, width, height]"
+                )
     corners = values.astype(np.float64)
-    corners[:, 2:] += corners[:, :2]
+    with np.errstate(over="ignore"):  # a corner at infinity is clipped like any other
+        corners[:, 2:] += corners[:, :2]
     return corners
-
-
-def _areas(annotations: list[dict[str, Any]], corners: np.ndarray) -> np.ndarray:
-    """The "area" of each annotation, its box's where that is no positive number: float64 [annotations]."""
-    sides = corners[:, 2:] - corners[:, :2]
-    areas = sides[:, 0] * sides[:, 1]
-    for index, entry in enumerate(annotations):
-        area = entry.get("area")
-        if isinstance(area, int | float) and 0 < area < math.inf:
-            areas[index] = area
-    return areas
 
 
 def _is_bbox(bbox: Any) -> bool:
     if not isinstance(bbox, list) or len(bbox) != 4:
         return False
-    return all(type(value) in (int, float) and math.isfinite(value) for value in bbox)
+    try:
+        return all(type(value) in (int, float) and math.isfinite(value) for value in bbox)
+    except OverflowError:  # an integer that no float can hold
+        return False
 
 
 def _image_paths(annotation_file: Path, image_dir: Path, file_names: list[str]) -> list[Path]:
@@ -362,9 +400,10 @@ def _image_paths(annotation_file: Path, image_dir: Path, file_names: list[str]) 
     for index, file_name in enumerate(file_names):
         # Windows' rules as well: a json is written on one system and read on another.
         windows = PureWindowsPath(file_name)
-        if not windows.parts or windows.drive or windows.root or ".." in windows.parts:
+        inside = windows.parts and not windows.drive and not windows.root and ".." not in windows.parts
+        if not inside or not _is_path(file_name):
             raise UserError(
-                f"{annotation_file}: images[{index}] has file_name {file_name!r}, "
+                f"{annotation_file}: images[{index}] has file_name {_shown.repr(file_name)}, "
                 f"expected a path inside the image folder {image_dir}"
             )
         relative = PurePosixPath(file_name)
@@ -381,6 +420,14 @@ def _image_paths(annotation_file: Path, image_dir: Path, file_names: list[str]) 
             f"the first is {missing[0].relative_to(image_dir)}"
         )
     return paths
+
+
+def _is_path(text: str) -> bool:
+    """Whether the system could have a file of this name at all."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def _listing(folder: Path) -> set[str]:
@@ -401,12 +448,14 @@ def _image_sizes(annotation_file: Path, images: list[dict[str, Any]], paths: lis
         width, height = entry.get("width"), entry.get("height")
         if width is None or height is None:
             width, height = _header_size(path)
-        for key, value in (("width", width), ("height", height)):
-            if type(value) is not int or value < 1:
+        for axis, (key, value) in enumerate((("width", width), ("height", height))):
+            pixels = _as_int(value)
+            if pixels is None or not 1 <= pixels <= _MAX_SIDE:
                 raise UserError(
-                    f'{annotation_file}: images[{index}] has "{key}" {value!r}, expected a positive integer'
+                    f'{annotation_file}: images[{index}] has "{key}" {_shown.repr(value)}, '
+                    f"expected a positive integer of at most {_MAX_SIDE}"
                 )
-        sizes[index] = width, height
+            sizes[index, axis] = pixels
     return sizes
 
 

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import tensorflow as tf
 
 from tinydet_lite.detector import BOXES, CLASS_PROBS, INPUT
+from tinydet_tf.layers.grouped_conv import GroupedConv2D
 from tinydet_tf.model.detector import TinyDet
+
+
+@contextlib.contextmanager
+def grouped_convs_as_one_op(detector: TinyDet) -> Iterator[None]:
+    """Grouped convolutions are traced as one op, also on a machine that cannot train them so: TFLite runs it fast."""
+    layers = [
+        layer
+        for model in (detector.pyramid, detector.rpn_head)
+        for layer in model.layers
+        if isinstance(layer, GroupedConv2D)
+    ]
+    before = [layer.native for layer in layers]
+    for layer in layers:
+        layer.native = True
+    try:
+        yield
+    finally:
+        for layer, native in zip(layers, before, strict=True):
+            layer.native = native
 
 
 class HostGraph(tf.Module):
@@ -22,7 +45,8 @@ class HostGraph(tf.Module):
         self.variables_of_detector = list(detector.variables)
 
         def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            outputs = detector.detect_one(image)
+            with grouped_convs_as_one_op(detector):
+                outputs = detector.detect_one(image)
             return {name: outputs[name] for name in (BOXES, CLASS_PROBS)}
 
         spec = tf.TensorSpec([1, size, size, 3], tf.uint8, name=INPUT)

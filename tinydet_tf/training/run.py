@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,21 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tinydet_lite.errors import UserError
-from tinydet_lite.files import atomic_write
+from tinydet_lite.files import atomic_write, remove_leftovers
 from tinydet_tf.config import Config, DataConfig, TrainConfig, load_config, save_config
 from tinydet_tf.data.coco import CocoDataset, load_coco, locate_split
 from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.data.pipeline import build_pipeline
-from tinydet_tf.evaluation import KerasDetector, evaluate
+from tinydet_tf.evaluation import KerasDetector, evaluate, match_classes
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.schedule import WarmupCosine
 from tinydet_tf.training.trainer import Trainer
 from tinydet_tf.weights import BEST, LAST, load_weights, save_weights, with_classes
 
 CONFIG, METRICS, LOGS, BACKUP = "config.yaml", "metrics.json", "logs", "backup"
+#: What a resumed run may change.
+RESUMABLE = ("train.epochs", "train.validate_every", "train.early_stopping_patience")
+_DIVERGED = "the loss is no longer a number; lower train.learning_rate (or train.clip_norm) and start anew"
 _OURS = (CONFIG, METRICS, LOGS, BACKUP, BEST, LAST)
 
 
@@ -48,7 +52,7 @@ def load_split(data: DataConfig, split: str) -> CocoDataset:
         dataset = load_coco(Path(str(given[0])), Path(str(given[1])))
     elif data.root is not None:
         dataset = load_coco(*locate_split(Path(data.root), split))
-    elif data.train_json or data.val_json:
+    elif not uses_digits(data):
         raise UserError(f"--{split}-json is missing; give --{split}-json and --{split}-images too")
     else:
         folder = digits_folder(
@@ -59,7 +63,7 @@ def load_split(data: DataConfig, split: str) -> CocoDataset:
 
 
 def uses_digits(data: DataConfig) -> bool:
-    return not (data.root or data.train_json or data.val_json)
+    return data.root is None and data.train_json is None and data.val_json is None
 
 
 def flips(data: DataConfig) -> bool:
@@ -67,27 +71,36 @@ def flips(data: DataConfig) -> bool:
     return not uses_digits(data) if data.horizontal_flip is None else data.horizontal_flip
 
 
-def open_run(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Config:
-    """Decides what happens to the run folder; writes nothing.
-
-    Returns:
-      The configuration to train: the given one, or the run's own where it is resumed.
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Makes sure that a new run may use the folder; writes nothing.
 
     Raises:
-      UserError: the folder is taken, or there is nothing to resume.
+      UserError: the folder is taken.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file; give a folder")
-    if resume:
-        if not (folder / CONFIG).is_file():
-            raise UserError(f"{folder} holds no run to resume (no {CONFIG}); start it without --resume")
-        return load_config(folder / CONFIG)
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / CONFIG).is_file():
             raise UserError(f"--output {folder} is not empty and not a run; give a new folder")
         if not overwrite:
             raise UserError(f"{folder} already holds a run; add --resume to go on, --overwrite to start anew")
-    return config
+
+
+def resumed_config(folder: Path, assignments: Sequence[str] = ()) -> Config:
+    """The configuration of the run in a folder, with what may change in between.
+
+    Args:
+      assignments: `key=value` of RESUMABLE keys.
+
+    Raises:
+      UserError: there is no run, or another key is to change.
+    """
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} holds no run to resume (no {CONFIG}); start it without --resume")
+    for assignment in assignments:
+        if assignment.partition("=")[0] not in RESUMABLE:
+            raise UserError(f"--resume keeps the run's configuration; only {', '.join(RESUMABLE)} may be --set")
+    return load_config(folder / CONFIG, assignments=assignments)
 
 
 def train(
@@ -102,7 +115,7 @@ def train(
     """Trains and leaves a run folder.
 
     Args:
-      config: the experiment; when resuming, the run's own is used instead.
+      config: the experiment; of a run that is resumed what `resumed_config` gives.
       folder: the run folder.
       init: a weights file whose values the detector starts from.
       resume: go on from the last whole epoch.
@@ -113,11 +126,21 @@ def train(
       The last line of metrics.json's history and the best one: {"last": {...}, "best": {...}}.
 
     Raises:
-      UserError: wrong data or configuration, or a folder that is taken or cannot be written.
+      UserError: wrong data or configuration, a folder that is taken or cannot be written, or a loss that is no number.
+        A run that has not finished an epoch by then leaves nothing behind.
     """
-    config = open_run(folder, config, resume=resume, overwrite=overwrite)
+    if not resume:
+        check_folder(folder, overwrite=overwrite)
     train_data = load_split(config.data, "train")
     val_data = train_data if config.data.validate_on_train else load_split(config.data, "val")
+    if val_data.annotation_file == train_data.annotation_file and not config.data.validate_on_train:
+        raise UserError(
+            f"{train_data.annotation_file} would be train and val at once; give --val-json and --val-images, or "
+            "--set data.validate_on_train=true"
+        )
+    if resume and config.class_names != train_data.class_names:
+        raise UserError(f"the classes of {train_data.annotation_file} are no longer the run's; start a new run")
+    match_classes(train_data.class_names, val_data)
     config = with_classes(config, train_data.class_names, train_data.category_ids)
     recipe = config.train
     keras.utils.set_random_seed(recipe.seed)
@@ -133,7 +156,7 @@ def train(
     )
     detector = TinyDet(config.model, len(config.class_names))
     if init is not None and not resume:
-        load_weights(detector, init)
+        load_weights(detector, init, variant=config.variant)
 
     prepare_folder(folder, config, resume=resume)
     trainer = RunTrainer(detector, recipe, config)
@@ -152,15 +175,31 @@ def train(
     callbacks = make_callbacks(folder, recipe, val_data, detector, config.class_names, history)
     try:
         trainer.fit(pipeline, epochs=recipe.epochs, callbacks=callbacks, verbose=verbose)
-    except tf.errors.InvalidArgumentError as error:
-        # The input pipeline cannot pass an exception on, only its text.
-        _, found, text = str(error.message).partition("UserError: ")
-        if not found:
-            raise
+    except (UserError, tf.errors.OpError) as error:
         if not history.entries:
             clear_folder(folder)
-        raise UserError(text.splitlines()[0]) from error
+        reason = _what_went_wrong(error, folder)
+        if reason is None:
+            raise
+        raise UserError(reason) from error
     return {"last": history.entries[-1] if history.entries else {}, "best": history.best()}
+
+
+def _what_went_wrong(error: Exception, folder: Path) -> str | None:
+    """One line for an error of the user's making that TensorFlow wraps; None for any other."""
+    if isinstance(error, UserError):
+        return str(error)
+    text = str(error)
+    _, found, line = text.partition("UserError: ")  # the input pipeline passes an exception's text on, no more
+    if found:
+        return line.splitlines()[0]
+    if "finite" in text:  # crop_and_resize refuses boxes that are no numbers
+        return _DIVERGED
+    if isinstance(error, tf.errors.DataLossError | tf.errors.NotFoundError):
+        return f"{folder / BACKUP} is damaged; start a new run with --init {folder / LAST}"
+    if isinstance(error, tf.errors.ResourceExhaustedError) and "space" in text:
+        return f"{folder} cannot be written: no space left on the device"
+    return None
 
 
 def finished_epochs(folder: Path) -> int:
@@ -168,7 +207,10 @@ def finished_epochs(folder: Path) -> int:
     checkpoint = tf.train.latest_checkpoint(str(folder / BACKUP / "chief"))
     if checkpoint is None:
         return 0
-    saved = tf.train.load_variable(checkpoint, "ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE")
+    try:
+        saved = tf.train.load_variable(checkpoint, "ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE")
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise UserError(f"{folder / BACKUP} is damaged; start a new run with --init {folder / LAST}") from error
     return int(saved) + 1
 
 
@@ -193,26 +235,32 @@ def make_optimizer(recipe: TrainConfig, schedule: WarmupCosine) -> Any:
 def prepare_folder(folder: Path, config: Config, *, resume: bool) -> None:
     """Makes the run folder and writes config.yaml; an old run's files are removed first unless it is resumed."""
     try:
-        if not resume:
-            clear_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        # First: whatever happens next, the folder is known as a run's.
+        atomic_write(folder / CONFIG, save_config(config).encode())
+        if not resume:
+            _remove(folder, keep=CONFIG)
     except OSError as error:
         raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
-    atomic_write(folder / CONFIG, save_config(config).encode())
 
 
 def clear_folder(folder: Path) -> None:
     """Removes a run's files, and the folder where nothing else is in it."""
-    if not folder.is_dir():
-        return
+    _remove(folder)
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _remove(folder: Path, *, keep: str | None = None) -> None:
     for name in _OURS:
         path = folder / name
+        if name == keep:
+            continue
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def make_callbacks(
@@ -226,6 +274,7 @@ def make_callbacks(
     """Keras' own, behind the one that measures AP (they read its numbers)."""
     best = history.best().get("val_AP")
     callbacks = [
+        StopOnNaN(),
         CocoValidation(detector, class_names, val_data, every=recipe.validate_every, epochs=recipe.epochs),
         IfMeasured(
             keras.callbacks.ModelCheckpoint(
@@ -240,15 +289,22 @@ def make_callbacks(
         ),
         keras.callbacks.ModelCheckpoint(str(folder / LAST), save_weights_only=True),
         keras.callbacks.TensorBoard(str(folder / LOGS), write_graph=False, profile_batch=0),
-        keras.callbacks.TerminateOnNaN(),
         history,
         # Last: what it records as done, the others have written.
         keras.callbacks.BackupAndRestore(str(folder / BACKUP), delete_checkpoint=False),
     ]
     if recipe.early_stopping_patience is not None:
         stop = keras.callbacks.EarlyStopping("val_AP", mode="max", patience=recipe.early_stopping_patience)
-        callbacks.insert(1, IfMeasured(stop, "val_AP"))
+        callbacks.insert(2, IfMeasured(stop, "val_AP"))
     return callbacks
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Ends the run as soon as the loss is no number. (Keras' own would still write the epoch's checkpoints.)"""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None and not math.isfinite(float(logs["loss"])):
+            raise UserError(_DIVERGED)
 
 
 class CocoValidation(keras.callbacks.Callback):
@@ -264,7 +320,7 @@ class CocoValidation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is None or ((epoch + 1) % self._every and epoch + 1 != self._epochs):
             return
-        evaluation = evaluate(self._detect, self._class_names, self._data)
+        evaluation = evaluate(self._detect, self._class_names, self._data, skip_broken=True)
         logs.update({f"val_{name}": value for name, value in evaluation.metrics.items()})
 
 

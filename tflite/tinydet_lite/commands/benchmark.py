@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..benchmark import BenchmarkResult, benchmark
-from ..cli import run
-from ..files import atomic_write
+from ..cli import printable, run
+from ..files import atomic_write, check_target
 from ..preprocess import as_rgb_array
 
 
@@ -23,13 +23,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         UserError: something given is wrong.
     """
     arguments = _parser().parse_args(argv)
+    if arguments.json is not None:
+        check_target(arguments.json)  # minutes later would be a pity
     image = None if arguments.image is None else as_rgb_array(arguments.image)
     results = benchmark(arguments.models, arguments.threads, arguments.runs, arguments.warmup, image)
     if image is None:
         picture = "a synthetic picture (seeded noise, 640 x 480)"
     else:
         picture = f"{Path(arguments.image).name} ({image.shape[1]} x {image.shape[0]})"
-    print(f"{arguments.runs} runs each, interleaved, on {picture}; milliseconds")
+    print(f"{arguments.runs} runs each, interleaved, on {printable(picture)}; milliseconds")
     print("invoke: the interpreter alone; total: resize, invoke and soft-NMS, decoding not included")
     print(_table(results))
     if arguments.json is not None:
@@ -69,9 +71,9 @@ def _table(results: Sequence[BenchmarkResult]) -> str:
     for result in results:
         rows.append(
             [
-                Path(result.file).name,
-                result.variant,
-                result.quantization,
+                printable(Path(result.file).name),
+                printable(result.variant),
+                printable(result.quantization),
                 str(result.input_size),
                 f"{result.file_bytes / 1e6:.2f}",
                 result.runtime,

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..cli import run
+from ..cli import printable, run
 from ..detections import Detections
 from ..detector import Detector
 from ..drawing import draw
@@ -75,11 +75,11 @@ def _detect(arguments: argparse.Namespace) -> None:
                 "detections": detections.to_dicts(),
             }
         )
-        print(f"{source.name}: {_summary(detections)}, {timing.total_ms:.1f} ms")
+        print(f"{printable(source.name)}: {_summary(detections)}, {timing.total_ms:.1f} ms")
     report = {"model": Path(arguments.model).name, "images": images}
     atomic_write(output / JSON_NAME, (json.dumps(report, indent=2) + "\n").encode())
     pictures = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
-    print(f"wrote {pictures} and {JSON_NAME} to {output}")
+    print(f"wrote {pictures} and {JSON_NAME} to {printable(str(output))}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _find_sources(given: str) -> list[Path]:
     """The images that --source means, sorted by name; at least one."""
+    if not given:
+        # Path("") is the working directory.
+        raise UserError("--source is empty; give an image or a folder of images")
     source = Path(given)
     if source.is_dir():
         try:
@@ -127,6 +130,8 @@ def _find_sources(given: str) -> list[Path]:
 
 
 def _check_output(given: str, source: Path) -> Path:
+    if not given:
+        raise UserError("--output is empty; give a folder ('.' for this one)")
     output = Path(given)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {given} is a file; give a folder")
@@ -175,5 +180,5 @@ def _summary(detections: Detections) -> str:
     """ "3 objects (2 person, 1 dog)" """
     if not len(detections):
         return "no objects"
-    counts = ", ".join(f"{count} {name}" for name, count in Counter(detections.names).most_common())
+    counts = ", ".join(f"{count} {printable(name)}" for name, count in Counter(detections.names).most_common())
     return f"{len(detections)} object{'s' if len(detections) > 1 else ''} ({counts})"

@@ -1,0 +1,154 @@
+"""Our numbers against plain pycocotools on the original json: crowds, areas, gaps in the ids, boxes we would clip."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from tinydet_lite.detections import Detections
+from tinydet_lite.errors import UserError
+from tinydet_tf.data.coco import CocoDataset, load_coco
+from tinydet_tf.evaluation import METRICS, coco_metrics, evaluate, match_classes, write_evaluation
+
+NAMES = ("ant", "bee", "cat")  # in the order of the ids
+
+
+def write_data(folder: Path, seed: int = 0) -> CocoDataset:
+    rng = np.random.default_rng(seed)
+    annotations: list[dict[str, Any]] = []
+    for image_id in (9, 4, 70):
+        for _ in range(12):
+            x, y = rng.uniform(0, 180, 2)
+            width, height = np.exp(rng.uniform(np.log(3), np.log(130), 2))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": int(rng.choice([3, 17, 40])),
+                    "bbox": [float(x), float(y), float(width), float(height)],  # some leave the image
+                    "area": float(width * height * rng.uniform(0.4, 1)),  # of an outline
+                    "iscrowd": int(rng.random() < 0.15),
+                }
+            )
+    annotations[5]["bbox"][2] = 0.5  # thinner than a pixel: not trained on, but a missed object all the same
+    document = {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 200, "height": 200} for i in (9, 4, 70)],
+        "categories": [{"id": i, "name": n} for i, n in zip((40, 3, 17), ("cat", "ant", "bee"), strict=True)],
+        "annotations": annotations,
+    }
+    folder.mkdir(exist_ok=True)
+    for image_id in (9, 4, 70):
+        Image.new("RGB", (200, 200)).save(folder / f"{image_id}.png")
+    (folder / "instances.json").write_text(json.dumps(document))
+    return load_coco(folder / "instances.json", folder)
+
+
+def some_results(dataset: CocoDataset) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    truth = json.loads(dataset.annotation_file.read_text())["annotations"]
+    results = []
+    for annotation in truth:
+        for _ in range(2):
+            box = np.array(annotation["bbox"]) + rng.normal(0, 3, 4)
+            category = annotation["category_id"] if rng.random() < 0.8 else 17
+            results.append(
+                {
+                    "image_id": annotation["image_id"],
+                    "category_id": int(category),
+                    "bbox": [float(v) for v in np.maximum(box, 1)],
+                    "score": float(rng.random()),
+                }
+            )
+    return results
+
+
+def plain_pycocotools(dataset: CocoDataset, results: list[dict[str, Any]]) -> list[float]:
+    truth = COCO(str(dataset.annotation_file))
+    evaluator = COCOeval(truth, truth.loadRes(results), "bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return [float(v) for v in evaluator.stats]
+
+
+def test_the_twelve_numbers_are_pycocotools_own(tmp_path: Path) -> None:
+    dataset = write_data(tmp_path)
+    results = some_results(dataset)
+    metrics, class_ap = coco_metrics(dataset, results)
+    expected = plain_pycocotools(dataset, results)
+    assert [metrics[name] for name in METRICS] == pytest.approx(expected, abs=1e-12)
+    assert 0.05 < metrics["AP"] < 0.95
+    assert tuple(class_ap) == NAMES
+    assert np.mean(list(class_ap.values())) == pytest.approx(metrics["AP"], abs=1e-9)
+
+
+def test_a_subset_is_judged_on_its_own_images(tmp_path: Path) -> None:
+    dataset = write_data(tmp_path)
+    results = some_results(dataset)
+    one, _ = coco_metrics(dataset.subset(1), results)
+    document = json.loads(dataset.annotation_file.read_text())
+    document["images"] = document["images"][:1]
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] == 9]
+    (tmp_path / "one.json").write_text(json.dumps(document))
+    alone = load_coco(tmp_path / "one.json", tmp_path)
+    other, _ = coco_metrics(alone, [r for r in results if r["image_id"] == 9])
+    assert one == other
+
+
+def test_no_detections(tmp_path: Path) -> None:
+    metrics, class_ap = coco_metrics(write_data(tmp_path), [])
+    assert metrics["AP"] == metrics["APs"] == metrics["AR100"] == 0.0
+    assert set(class_ap.values()) == {0.0}
+    document = json.loads((tmp_path / "instances.json").read_text())
+    document["annotations"] = [{**a, "area": 10} for a in document["annotations"]]
+    (tmp_path / "instances.json").write_text(json.dumps(document))
+    metrics, _ = coco_metrics(load_coco(tmp_path / "instances.json", tmp_path), [])
+    assert metrics["APl"] == -1.0, "no ground truth of that size: not measured, rather than zero"
+
+
+def test_a_perfect_detector_scores_one_and_classes_are_matched_by_name(tmp_path: Path) -> None:
+    dataset = write_data(tmp_path)
+    document = json.loads(dataset.annotation_file.read_text())
+    document["annotations"] = [a for a in document["annotations"] if a["bbox"][2] >= 1 and not a["iscrowd"]]
+    dataset.annotation_file.write_text(json.dumps(document))
+    dataset = load_coco(dataset.annotation_file, tmp_path)
+    order = ("zebra", "cat", "bee", "ant")  # another order, and one class more
+    calls = iter(dataset.images)
+
+    def detect(pixels: np.ndarray) -> Detections:
+        assert pixels.shape == (200, 200, 3) and pixels.dtype == np.uint8
+        image = next(calls)
+        raw = [a for a in document["annotations"] if a["image_id"] == image.id]
+        boxes = np.array([[*a["bbox"][:2], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3]] for a in raw])
+        names = [{3: "ant", 17: "bee", 40: "cat"}[a["category_id"]] for a in raw] + ["zebra"]
+        boxes = np.concatenate([boxes, [[0, 0, 10, 10]]]).astype(np.float32)
+        ids = np.array([order.index(n) for n in names], np.int32)
+        return Detections(boxes, np.linspace(0.9, 0.5, len(names)).astype(np.float32), ids, tuple(names))
+
+    evaluation = evaluate(detect, order, dataset)
+    assert evaluation.metrics["AP"] == pytest.approx(1.0)
+    path = tmp_path / "out.json"
+    results = write_evaluation(evaluation, path)
+    assert json.loads(path.read_text())["AP"] == evaluation.metrics["AP"]
+    assert {r["category_id"] for r in json.loads(results.read_text())} <= {3, 17, 40}
+    with pytest.raises(UserError, match="3 classes, 1 of which the model \\(2 classes\\) does not know \\(bee\\)"):
+        match_classes(("ant", "cat"), dataset)
+
+
+def test_broken_images_and_sizes(tmp_path: Path) -> None:
+    dataset = write_data(tmp_path)
+    Image.new("RGB", (200, 100)).save(tmp_path / "4.png")
+
+    def nothing(pixels: np.ndarray) -> Detections:
+        return Detections.empty()
+
+    with pytest.raises(UserError, match=r"4\.png decodes to 200x100"):
+        evaluate(nothing, NAMES, dataset)
+    assert evaluate(nothing, NAMES, dataset, skip_broken=True).num_images == 3
