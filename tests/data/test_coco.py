@@ -43,6 +43,50 @@ def test_no_annotations_at_all(coco_document: Document, write_coco: Write) -> No
         dataset.without_empty()
 
 
+def test_integral_floats_are_integers(coco_document: Document, write_coco: Write) -> None:
+    expected = load_coco(*write_coco(coco_document))
+    for table, keys in (
+        ("images", ("id", "width", "height")),
+        ("categories", ("id",)),
+        ("annotations", ("id", "image_id", "category_id")),
+    ):
+        for entry in coco_document[table]:
+            entry.update({key: float(entry[key]) for key in keys})
+    dataset = load_coco(*_rewritten(expected.annotation_file, coco_document))
+    assert dataset.category_ids == expected.category_ids
+    assert all(type(value) is int for value in dataset.category_ids)
+    for image, other in zip(dataset.images, expected.images, strict=True):
+        for value, wanted in ((image.id, other.id), (image.width, other.width), (image.height, other.height)):
+            assert value == wanted and type(value) is int
+        np.testing.assert_array_equal(image.boxes, other.boxes)
+        np.testing.assert_array_equal(image.classes, other.classes)
+
+
+def test_the_largest_ids_survive_tf_data(coco_document: Document, write_coco: Write) -> None:
+    coco_document["images"][1]["id"] = 2**63 - 1
+    coco_document["images"][0]["id"] = -(2**63)
+    for annotation in coco_document["annotations"]:
+        annotation["image_id"] = -(2**63)
+    images = load_coco(*write_coco(coco_document)).images
+    assert [np.array(image.id, np.int64).item() for image in images] == [-(2**63), 2**63 - 1]
+
+
+def test_numbers_at_the_end_of_the_floats_are_clipped_without_a_warning(
+    coco_document: Document, write_coco: Write, recwarn: pytest.WarningsRecorder
+) -> None:
+    coco_document["annotations"][0]["bbox"] = [1e308, 0, 1e308, 5]
+    coco_document["annotations"][2]["bbox"] = [3, 4, 10**30, 1e308]
+    dataset = load_coco(*write_coco(coco_document))
+    assert (dataset.report.clipped, dataset.report.dropped) == (1, 1)
+    np.testing.assert_array_equal(dataset.images[0].boxes, [[0, 0, 40, 30], [3, 4, 40, 30]])
+    assert not recwarn.list
+
+
+def _rewritten(annotation_file: Path, document: Document) -> tuple[Path, Path]:
+    annotation_file.write_text(json.dumps(document))
+    return annotation_file, annotation_file.parent / "images"
+
+
 def test_grouping_matches_a_plain_loop(tmp_path: Path, write_coco: Write) -> None:
     rng = np.random.default_rng(0)
     document: Document = {
@@ -152,9 +196,28 @@ def _set(*path: Any) -> Callable[[Document], None]:
         (_set("images", 1, "id", 7), "id 7 appears more than once in images"),
         (_set("categories", 1, "id", 90), "id 90 appears more than once in categories"),
         (_set("annotations", 2, "id", 1), "id 1 appears more than once in annotations"),
+        (_set("annotations", 2, "id", ...), r'annotations\[2\] has no "id"; expected an integer'),
+        (
+            _set("images", 0, "id", 2**70),
+            r'images\[0\] has "id" 1180591620717411303424, expected an integer of at most 64',
+        ),
+        (_set("annotations", 0, "id", -(2**63) - 1), r'annotations\[0\] has "id" -9223372036854775809, expected'),
+        (_set("annotations", 0, "id", 40.5), r'annotations\[0\] has "id" 40.5, expected an integer'),
+        (_set("annotations", 0, "id", 1e300), r'annotations\[0\] has "id" 1e\+300, expected an integer'),
+        (_set("annotations", 0, "image_id", float("nan")), r'annotations\[0\] has "image_id" nan, expected an integer'),
+        (_set("annotations", 0, "id", 10**400), r'has "id" 10+\.\.\.0+, expected an integer'),
+        (_set("categories", 0, "name", ""), r"category 90 is named ''; expected one line of valid text, not empty"),
+        (_set("categories", 0, "name", " a"), r"category 90 is named ' a'; .* without space around it"),
+        (_set("categories", 0, "name", "a\nb"), r"category 90 is named 'a\\nb'; expected one line"),
+        (_set("categories", 0, "name", "a\u2028b"), r"category 90 is named 'a\\u2028b'; expected one line"),
+        (_set("categories", 0, "name", "\ud800"), r"category 90 is named '\\ud800'; expected one line of valid text"),
+        (_set("categories", 0, "name", "first"), r"categories 2 and 90 are both named 'first'; names must be unique"),
         (_set("categories", 0, "name", ...), r'categories\[0\] has no "name"; expected a string'),
         (_set("images", 0, "file_name", 5), r'images\[0\] has "file_name" 5, expected a string'),
         (_set("images", 0, "width", 0), r'images\[0\] has "width" 0, expected a positive integer'),
+        (_set("images", 0, "width", 40.5), r'images\[0\] has "width" 40.5, expected a positive integer'),
+        (_set("images", 0, "width", 10**30), r'images\[0\] has "width" 10+, expected .* at most 2147483647'),
+        (_set("images", 1, "height", 2**31), r'images\[1\] has "height" 2147483648, expected .* at most 2147483647'),
         (_set("images", 0, "height", "30"), r"images\[0\] has \"height\" '30', expected a positive integer"),
         (
             _set("annotations", 1, "image_id", 8),
@@ -167,6 +230,10 @@ def _set(*path: Any) -> Callable[[Document], None]:
         (_set("annotations", 1, "bbox", [1, 2, 3, "4"]), "expected four finite numbers"),
         (_set("annotations", 1, "bbox", [1, 2, 3, float("nan")]), r"has bbox \[1, 2, 3, nan\]"),
         (_set("annotations", 1, "bbox", [1, float("inf"), 3, 4]), r"has bbox \[1, inf, 3, 4\]"),
+        (
+            _set("annotations", 1, "bbox", [1, 2, 3, 10**400]),
+            r"has bbox \[1, 2, 3, 10+\.\.\.0+\], expected four finite",
+        ),
         (_set("annotations", 1, "bbox", [1, 2, 3, None]), "expected four finite numbers"),
         (_set("annotations", 1, "bbox", [[1, 2], [3, 4]]), "expected four finite numbers"),
         (_set("annotations", 1, "bbox", {"x": 1}), "expected four finite numbers"),
@@ -184,7 +251,13 @@ def test_errors_in_the_json(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/a.png", "x/../../a.png", "..\\a.png", "C:\\a.png", ""])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.png", "/etc/a.png", "x/../../a.png", "..\\a.png", "C:\\a.png", "",
+        "a\0/b.png", "b.png\0", "\ud800/b.png", "\ud800.png",
+    ],
+)  # fmt: skip
 def test_file_names_that_leave_the_folder_are_refused(coco_document: Document, write_coco: Write, name: str) -> None:
     annotation_file, images = write_coco(coco_document)
     coco_document["images"][1]["file_name"] = name
@@ -204,7 +277,13 @@ def test_errors_of_files(coco_document: Document, write_coco: Write, tmp_path: P
     (images / "b.png").unlink()
     with pytest.raises(UserError, match=r"1 of 2 images .* are missing in .*, the first is b.png"):
         load_coco(annotation_file, images)
-    for text, message in (("{", "not valid json"), ("", "not valid json"), ("[1]", "it holds a list")):
+    for text, message in (
+        ("{", "not valid json"),
+        ("", "not valid json"),
+        ("[1]", "it holds a list"),
+        ("[" * 200_000 + "]" * 200_000, "nested too deeply"),
+        ('{"info": ' + "1" * 5000 + "}", "a number of too many digits"),
+    ):
         annotation_file.write_text(text)
         with pytest.raises(UserError, match=message):
             load_coco(annotation_file, images)

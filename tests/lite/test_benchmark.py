@@ -67,6 +67,13 @@ def test_command_prints_a_table_and_writes_json(model_path, tmp_path, capsys):
     assert "synthetic" in report["image"]
 
 
+def test_command_refuses_a_json_it_cannot_write_before_it_measures(model_path, tmp_path, monkeypatch):
+    monkeypatch.setattr("tinydet_lite.commands.benchmark.benchmark", lambda *_: pytest.fail("measured"))
+    for out, message in ((tmp_path, "is a folder"), ("", "is a folder"), (tmp_path / "no" / "x", "there is no folder")):
+        with pytest.raises(UserError, match=message):
+            main([str(model_path), "--json", str(out)])
+
+
 def test_command_takes_an_image(model_path, scene, tmp_path, capsys):
     Image.fromarray(scene).save(tmp_path / "scene.png")
     main([str(model_path), "--runs", "1", "--image", str(tmp_path / "scene.png")])

@@ -12,6 +12,7 @@ from PIL import Image
 
 from tinydet_lite.cli import run
 from tinydet_lite.commands.detect import _drawn_names, main
+from tinydet_lite.metadata import append_metadata
 
 from .conftest import scene_boxes
 
@@ -115,6 +116,49 @@ def test_wrong_outputs(model_path, scene, tmp_path, capsys):
     assert "cannot make this folder" in _fails(capsys, model_path, source, tmp_path / "file" / "deep")
     assert "folder of the sources" in _fails(capsys, model_path, source, source)
     assert os.listdir(source) == ["a.png"]
+
+
+def test_empty_names_are_not_the_working_folder(model_path, scene, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(scene).save("x.png")
+    assert "--source is empty" in _fails(capsys, model_path, "", "out")
+    assert "--output is empty" in _fails(capsys, model_path, "x.png", "")
+    assert "is a folder" in _fails(capsys, "", "x.png", "out")
+    assert os.listdir() == ["x.png"]
+
+
+def test_a_report_that_cannot_be_written_is_refused_first(model_path, scene, tmp_path, capsys):
+    Image.fromarray(scene).save(tmp_path / "x.png")
+    (tmp_path / "out" / "detections.json").mkdir(parents=True)
+    assert "detections.json: it is a folder" in _fails(capsys, model_path, tmp_path / "x.png", tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == ["detections.json"]
+
+
+def test_names_that_the_terminal_cannot_print(flatbuffer, info, scene, tmp_path):
+    model, out = tmp_path / "odd.tflite", tmp_path / "out"
+    labels = ("\x1b[31mred\x07", "green", "bl\xe5 \u732b")
+    model.write_bytes(append_metadata(flatbuffer, info, labels))
+    Image.fromarray(scene).save(tmp_path / "s\x1b\n.png")
+    done = subprocess.run(
+        [
+            sys.executable,
+            SCRIPTS / "detect.py",
+            "--model",
+            model,
+            "--source",
+            tmp_path / "s\x1b\n.png",
+            "--output",
+            out,
+        ],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"s\x1b\x0a.png: 2 objects (1 \x1b[31mred\x07, 1 bl\xe5 \u732b), " in done.stdout
+    assert b"\x1b" not in done.stdout + done.stderr
+    found = json.loads((out / "detections.json").read_text())["images"][0]["detections"]
+    assert [one["name"] for one in found] == [labels[0], labels[2]]
 
 
 def test_wrong_models(flatbuffer, model_path, scene, tmp_path, capsys):

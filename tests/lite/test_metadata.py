@@ -135,7 +135,7 @@ def test_wrong_files_are_named(content, message):
 
 
 def test_labels_are_checked_when_written_and_read():
-    for bad in ("", " a", "a\n", "a\nb", "a\u2028b"):
+    for bad in ("", " a", "a\n", "a\nb", "a\u2028b", "\ud800"):
         with pytest.raises(UserError, match="class 1 is named"):
             append_metadata(FLATBUFFER, INFO, ("fine", bad, "fine"))
     with pytest.raises(UserError, match="2 labels for 3 classes"):

@@ -20,6 +20,8 @@ EXIT_BROKEN_PIPE = 141
 # And for one that SIGTERM ended (`timeout`, `docker stop`, systemd).
 EXIT_TERMINATED = 143
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+
 
 def run(main: Callable[[], None]) -> None:
     """Call `main` and turn what the user can mend into one line on stderr.
@@ -36,9 +38,11 @@ def run(main: Callable[[], None]) -> None:
 
 
 def printable(text: str) -> str:
-    """Text from outside (a file's name, a model's labels) for the terminal: what would move its cursor or change its
-    colours, as an escape ("\\x1b")."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    """Text from outside (a file's name, a model's labels) for the terminal, its control characters as escapes.
+
+    They could move the cursor or change colours. What the terminal's encoding lacks is `run`'s to escape.
+    """
+    return text.translate(_CONTROLS)
 
 
 @contextmanager

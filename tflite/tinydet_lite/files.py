@@ -17,14 +17,9 @@ PathLike = Union[str, "os.PathLike[str]"]
 # Names of temporary files; nobody else's look like this, so that remove_leftovers takes no one's file. They end as the
 # target does, cut to 50 characters: a name may fill the file system's 255 bytes on its own.
 _TEMPORARY = ".tinydet-partial-{token}-{end}"
-_END_LENGTH = 50
+_LEFTOVER = re.compile(r"\.tinydet-partial-[0-9a-f]{12}-.{1,50}", re.DOTALL)
 _TOKEN_BYTES = 6
-_LEFTOVER = re.compile(
-    re.escape(_TEMPORARY)
-    .replace(r"\{token\}", f"[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
-    .replace(r"\{end\}", f".{{1,{_END_LENGTH}}}"),
-    re.DOTALL,
-)
+_END_LENGTH = 50
 
 
 def check_target(path: PathLike) -> Path:

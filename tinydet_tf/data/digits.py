@@ -4,8 +4,8 @@ It needs no download: the digits are scikit-learn's copy of the UCI set (1,797 i
 Alpaydin & Kaynak 1998) and the photographs are the two that scikit-learn ships. From these every scene is drawn anew:
 
 - a background: a jittered crop of a photograph, a procedural texture, or a blend of two;
-- digits of 8 to 64 pixels height (log-uniform, so that about three in four are small by COCO's definition, box area
-  below 32^2), turned, sheared, recoloured for a minimal contrast with what lies under them, partly translucent;
+- 10 to 36 digits, 23 on average, of 8 to 64 pixels height (log-uniform, so that 77 % are small by COCO's definition,
+  box area below 32^2), turned, sheared, recoloured for a minimal contrast with what lies under them, some translucent;
 - unlabelled clutter: strokes, blobs and letters drawn through the same steps as the digits, so that neither sharp edges
   nor line width give a digit away;
 - no digit is covered by more than a third.
@@ -39,7 +39,7 @@ from tinydet_lite.errors import UserError, os_reason
 
 _LOG = logging.getLogger(__name__)
 
-# Part of the cache folder's name: raise it when anything below changes a scene.
+# Part of the cache folder's name: raise it when anything below changes a scene (a test compares with recorded ones).
 _VERSION = 2
 _SPLITS = ("train", "val")
 CLASS_NAMES = tuple(str(digit) for digit in range(10))

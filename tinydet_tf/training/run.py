@@ -195,21 +195,26 @@ def _what_went_wrong(error: Exception, folder: Path) -> str | None:
         return line.splitlines()[0]
     if "finite" in text:  # crop_and_resize refuses boxes that are no numbers
         return _DIVERGED
-    if isinstance(error, tf.errors.DataLossError | tf.errors.NotFoundError):
-        return f"{folder / BACKUP} is damaged; start a new run with --init {folder / LAST}"
     if isinstance(error, tf.errors.ResourceExhaustedError) and "space" in text:
         return f"{folder} cannot be written: no space left on the device"
     return None
 
 
 def finished_epochs(folder: Path) -> int:
-    """How many epochs the backup of a run holds; 0 where there is none yet."""
+    """How many epochs the backup of a run holds; 0 where there is none yet.
+
+    Raises:
+      UserError: it is damaged. All of it is read here, because Keras would only find out in the middle of restoring.
+    """
     checkpoint = tf.train.latest_checkpoint(str(folder / BACKUP / "chief"))
     if checkpoint is None:
         return 0
     try:
-        saved = tf.train.load_variable(checkpoint, "ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE")
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        reader = tf.train.load_checkpoint(checkpoint)
+        for name in reader.get_variable_to_shape_map():
+            reader.get_tensor(name)
+        saved = reader.get_tensor("ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE")
+    except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder / BACKUP} is damaged; start a new run with --init {folder / LAST}") from error
     return int(saved) + 1
 

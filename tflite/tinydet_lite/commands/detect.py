@@ -19,7 +19,7 @@ from ..detections import Detections
 from ..detector import Detector
 from ..drawing import draw
 from ..errors import UserError, os_reason
-from ..files import atomic_write
+from ..files import atomic_write, check_target
 from ..preprocess import as_rgb_array, load_image
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
@@ -138,6 +138,8 @@ def _check_output(given: str, source: Path) -> Path:
     if source.is_dir() and output.is_dir() and output.samefile(source):
         # The next run would take the annotated pictures for sources.
         raise UserError(f"--output {given} is the folder of the sources; give another one")
+    if output.is_dir():
+        check_target(output / JSON_NAME)  # written last, when all the work is done
     return output
 
 
