@@ -17,7 +17,7 @@ demo: $(INSTALLED)
 	@echo "The annotated picture is in $(DEMO)/detections"
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -150,6 +150,12 @@ class Trainer(keras.Model):
             "rcnn_positives": _per_image(chosen.positive),
         }
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        super().compile(*args, **kwargs)
+        # Slots that the first step would make mean that Keras traces it twice: ten seconds at every start.
+        self.optimizer.build(self.detector.trainable_variables)
+
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking takes seconds
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             results = self.compute_losses(batch, training=True)
