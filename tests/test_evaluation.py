@@ -137,7 +137,9 @@ def test_a_perfect_detector_scores_one_and_classes_are_matched_by_name(tmp_path:
     path = tmp_path / "out.json"
     results = write_evaluation(evaluation, path)
     assert json.loads(path.read_text())["AP"] == evaluation.metrics["AP"]
-    assert {r["category_id"] for r in json.loads(results.read_text())} <= {3, 17, 40}
+    written = json.loads(results.read_text())
+    assert {r["category_id"] for r in written} == {3, 17, 40}
+    assert all(set(r) == {"image_id", "category_id", "bbox", "score"} for r in written)
     with pytest.raises(UserError, match="3 classes, 1 of which the model \\(2 classes\\) does not know \\(bee\\)"):
         match_classes(("ant", "cat"), dataset)
 

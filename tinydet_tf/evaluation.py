@@ -226,7 +226,7 @@ def coco_metrics(dataset: CocoDataset, results: list[dict[str, Any]]) -> tuple[d
         truth.dataset["annotations"] = valid
         truth.createIndex()
         if results:
-            found = truth.loadRes(results)
+            found = truth.loadRes([dict(result) for result in results])  # it writes into what it gets
         else:  # loadRes wants at least one
             found = COCO()
             found.dataset = {**truth.dataset, "annotations": []}
