@@ -146,6 +146,23 @@ def test_resume_refuses_what_would_be_ignored(command: Command, digits: Path, tr
     command("train.py", "--output", run, "--resume", "--set", "train.epochs=2").assert_refused("backup is damaged")
 
 
+def test_early_stopping_and_overwrite(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
+    """Nothing is learnt at this rate: the AP of the second epoch is no better than the first's."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    still = (
+        "train.epochs=6",
+        "train.learning_rate=1e-12",
+        "train.final_learning_rate=0",
+        "train.early_stopping_patience=1",
+    )
+    done = command("train.py", "--data", digits, "--output", run, "--overwrite", *small(*still))
+    assert done.code == 0, done.err
+    content = json.loads((run / "metrics.json").read_text())
+    assert [entry["epoch"] for entry in content["history"]] == [1, 2]
+    assert content["best"]["epoch"] == 1
+
+
 def test_a_loss_that_is_no_number_ends_the_run(command: Command, digits: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     diverging = small("train.optimizer=sgd", "train.learning_rate=1e30", "train.warmup_start=1", "train.clip_norm=1e30")
