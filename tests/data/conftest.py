@@ -1,9 +1,8 @@
-"""Small data sets on disk, and where real COCO images are."""
+"""Small data sets on disk."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,13 +49,3 @@ def write_coco(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
         return annotation_file, images
 
     return write
-
-
-@pytest.fixture(scope="session")
-def coco_mini() -> Path:
-    """Real COCO images, which the project may not ship."""
-    named = os.environ.get("TINYDET_COCO_MINI")
-    folder = Path(named) if named else Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_mini"
-    if not (folder / "dev_train" / "instances.json").is_file():
-        pytest.skip(f"no COCO images in {folder}; TINYDET_COCO_MINI names another place")
-    return folder

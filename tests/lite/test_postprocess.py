@@ -21,7 +21,7 @@ def _random_case(seed, proposals=200, classes=5, spread=300.0, sharpness=2.0):
     return boxes, probs.astype(np.float32)
 
 
-def _assert_same(result, expected):
+def assert_same(result, expected):
     proposals, class_ids, scores = result
     assert list(zip(proposals.tolist(), class_ids.tolist(), strict=True)) == [(p, c) for _, p, c in expected]
     np.testing.assert_array_equal(scores, np.float32([score for score, _, _ in expected]))
@@ -33,7 +33,7 @@ def test_soft_nms_equals_the_reference(seed, classes, sharpness):
     boxes, probs = _random_case(seed, 60, classes, 150.0, sharpness)
     expected = references.soft_nms(boxes.astype(float), probs[:, 1:].astype(float))
     assert expected
-    _assert_same(soft_nms(boxes, probs[:, 1:]), expected)
+    assert_same(soft_nms(boxes, probs[:, 1:]), expected)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -44,7 +44,7 @@ def test_equal_scores_are_ordered_by_proposal_then_class(seed):
     scores = rng.choice([0.0, 0.25, 0.5, 1.0], (40, 6))
     for limit in (7, 100, 1000):
         expected = references.soft_nms(boxes, scores, max_detections=limit)
-        _assert_same(soft_nms(boxes, scores, max_detections=limit), expected)
+        assert_same(soft_nms(boxes, scores, max_detections=limit), expected)
     tied = soft_nms(np.array([[0, 0, 5, 5], [90, 90, 99, 99]]), np.array([[0.0, 0.5], [0.5, 0.5]]))
     assert list(zip(*tied[:2], strict=True)) == [(0, 1), (1, 0), (1, 1)]
 
@@ -62,7 +62,7 @@ def test_equal_scores_are_ordered_by_proposal_then_class(seed):
 )
 def test_settings_mean_what_the_reference_says(settings):
     boxes, probs = _random_case(7, 50, 4, 60.0)
-    _assert_same(soft_nms(boxes, probs[:, 1:], **settings), references.soft_nms(boxes, probs[:, 1:], **settings))
+    assert_same(soft_nms(boxes, probs[:, 1:], **settings), references.soft_nms(boxes, probs[:, 1:], **settings))
 
 
 @pytest.mark.parametrize("seed", range(5))
