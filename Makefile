@@ -17,6 +17,8 @@ demo: $(INSTALLED)
 	@echo "The annotated picture is in $(DEMO)/detections"
 
 test: $(INSTALLED)
+	@echo "Slow tests, left out here and run by .ci/run and make test-all:"
+	@$(BIN)/python -m pytest -m slow --collect-only -q 2>/dev/null | grep "::"
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
 test-all: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""Shared fixtures, and a closing line that names what was left out."""
+"""Shared fixtures."""
 
 from __future__ import annotations
 
@@ -11,18 +11,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-_LEFT_OUT: list[str] = []
-
-
-def pytest_deselected(items: list[pytest.Item]) -> None:
-    _LEFT_OUT.extend(item.nodeid for item in items)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _LEFT_OUT:
-        terminalreporter.section("left out here, run by .ci/run and by `make test-all`")
-        for name in _LEFT_OUT:
-            terminalreporter.write_line(name)
 
 
 @pytest.fixture(scope="session")
