@@ -29,7 +29,7 @@ def test_groups(groups: int, native: bool) -> None:
     x = rng.normal(size=[2, 3, 4, 245]).astype(np.float32)
     kernel = rng.normal(size=[1, 1, 245 // groups, 245]).astype(np.float32)
     y = grouped_pointwise(tf.constant(x), tf.constant(kernel), groups=groups, native=native)
-    np.testing.assert_allclose(y, reference(x, kernel, groups), atol=1e-4)  # measured 3e-5 at groups=1
+    np.testing.assert_allclose(y, reference(x, kernel, groups), atol=1e-4)  # measured 1.9e-5 at groups=1
 
 
 def test_gradients_of_both_forms_agree() -> None:

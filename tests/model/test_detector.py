@@ -55,7 +55,7 @@ def test_one_image_is_its_row_of_the_batch(detector: TinyDet) -> None:
     for i in range(3):
         alone = detector(batch[i : i + 1])
         for name, value in alone.items():
-            np.testing.assert_allclose(value[0], together[name][i], atol=2e-3, err_msg=name)  # measured 1e-4 (pixels)
+            np.testing.assert_allclose(value[0], together[name][i], atol=2e-3, err_msg=name)  # measured 0 here; other kernels may sum otherwise
 
 
 def test_outputs_are_probabilities_and_boxes_in_the_image(detector: TinyDet) -> None:

@@ -143,7 +143,7 @@ def test_a_few_steps_lower_the_loss(trainer: Trainer) -> None:
     data = tf.data.Dataset.from_tensors(batch_of(CASES["one box"], rows=4)).repeat(15)
     first = one.fit(data.take(1), verbose=0).history["loss"][0]
     last = [one.fit(data, verbose=0).history["loss"][0] for _ in range(3)][-1]
-    assert last < 0.5 * first  # measured 0.2
+    assert last < 0.5 * first  # measured 0.03
 
 
 def test_weight_decay_is_added_to_the_clipped_gradient() -> None:
