@@ -55,7 +55,8 @@ def test_one_image_is_its_row_of_the_batch(detector: TinyDet) -> None:
     for i in range(3):
         alone = detector(batch[i : i + 1])
         for name, value in alone.items():
-            np.testing.assert_allclose(value[0], together[name][i], atol=2e-3, err_msg=name)  # measured 0 here; other kernels may sum otherwise
+            # Measured 0; kernels of other machines may sum a batch otherwise.
+            np.testing.assert_allclose(value[0], together[name][i], atol=2e-3, err_msg=name)
 
 
 def test_outputs_are_probabilities_and_boxes_in_the_image(detector: TinyDet) -> None:
