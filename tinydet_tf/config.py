@@ -35,63 +35,75 @@ class BlockSpec:
     tap: bool  # the row is marked FPN: its output feeds the pyramid
 
 
-def _blocks(rows: list[tuple[int, int, int, str, str, int, str]]) -> tuple[BlockSpec, ...]:
-    return tuple(BlockSpec(k, e, o, se == "SE", nl == "HS", s, tap == "FPN") for k, e, o, se, nl, s, tap in rows)
+Row = tuple[int, int, int, str, str, int, str]
+
+# Columns: kernel, expansion, out, squeeze-excite, nonlinearity, stride, FPN.
+# Table 10: TinyDet-S.
+_D: list[Row] = [
+    (3, 16, 16, "", "RE", 1, ""),
+    (3, 64, 24, "", "RE", 2, ""),
+    (3, 72, 24, "", "RE", 1, ""),
+    (5, 72, 40, "SE", "RE", 2, ""),
+    (5, 120, 40, "SE", "RE", 1, ""),
+    (5, 120, 40, "SE", "RE", 1, "FPN"),
+    (3, 240, 80, "", "HS", 2, ""),
+    (3, 240, 80, "", "HS", 1, ""),
+    (5, 240, 80, "", "HS", 1, ""),
+    (5, 240, 80, "", "HS", 1, ""),
+    (3, 240, 112, "SE", "HS", 1, ""),
+    (3, 336, 112, "SE", "HS", 1, "FPN"),
+    (5, 336, 160, "SE", "HS", 2, ""),
+    (5, 480, 160, "SE", "HS", 1, ""),
+    (5, 480, 160, "SE", "HS", 1, "FPN"),
+    (5, 960, 160, "SE", "HS", 2, "FPN"),
+]
+# Tables 11 and 12: TinyDet-M and -L.
+_BC: list[Row] = [
+    (3, 24, 24, "", "RE", 1, ""),
+    (3, 72, 36, "", "RE", 2, ""),
+    (3, 108, 36, "", "RE", 1, ""),
+    (3, 108, 36, "", "RE", 1, ""),
+    (3, 108, 36, "", "RE", 1, "FPN"),
+    (5, 108, 60, "SE", "RE", 2, ""),
+    (5, 180, 60, "SE", "RE", 1, ""),
+    (5, 180, 60, "SE", "RE", 1, "FPN"),
+    (3, 240, 80, "", "HS", 2, ""),
+    (3, 200, 80, "", "HS", 1, ""),
+    (3, 184, 80, "", "HS", 1, ""),
+    (3, 184, 80, "", "HS", 1, ""),
+    (3, 480, 112, "SE", "HS", 1, ""),
+    (3, 672, 112, "SE", "HS", 1, "FPN"),
+    (5, 672, 160, "SE", "HS", 2, ""),
+    (5, 960, 160, "SE", "HS", 1, ""),
+    (5, 960, 160, "SE", "HS", 1, "FPN"),
+    (5, 960, 160, "SE", "HS", 2, ""),
+    (5, 960, 160, "SE", "HS", 1, "FPN"),
+]
+# Table 4's others are not printed row by row. MobileNetV3-Large's own early stages, up to stride 8:
+_EARLY: list[Row] = [
+    (3, 16, 16, "", "RE", 1, ""),
+    (3, 64, 24, "", "RE", 2, ""),
+    (3, 72, 24, "", "RE", 1, "FPN"),
+    (5, 72, 40, "SE", "RE", 2, ""),
+    (5, 120, 40, "SE", "RE", 1, ""),
+    (5, 120, 40, "SE", "RE", 1, "FPN"),
+]
+_EXTRA: Row = (3, 72, 24, "", "RE", 1, "")  # "2 extra blocks in the stage with stride 4" (section 4.3.1)
+#: Strides 16 and 32, which BC leaves as they were, and one block for stride 64 as D has: so table 4's sums come out.
+_LATE: list[Row] = [*_BC[8:17], (5, 960, 160, "SE", "HS", 2, "FPN")]
+
+
+def _backbone(stem: int, rows: list[Row]) -> tuple[int, tuple[BlockSpec, ...]]:
+    return stem, tuple(BlockSpec(k, e, o, se == "SE", nl == "HS", s, tap == "FPN") for k, e, o, se, nl, s, tap in rows)
 
 
 #: name -> (stem channels, blocks). Row 0 of the tables is the stem: 3x3, stride 2, h-swish.
 BACKBONES: dict[str, tuple[int, tuple[BlockSpec, ...]]] = {
-    # Table 10: TinyDet-S.
-    "mobilenetv3_d": (
-        16,
-        _blocks(
-            [
-                (3, 16, 16, "", "RE", 1, ""),
-                (3, 64, 24, "", "RE", 2, ""),
-                (3, 72, 24, "", "RE", 1, ""),
-                (5, 72, 40, "SE", "RE", 2, ""),
-                (5, 120, 40, "SE", "RE", 1, ""),
-                (5, 120, 40, "SE", "RE", 1, "FPN"),
-                (3, 240, 80, "", "HS", 2, ""),
-                (3, 240, 80, "", "HS", 1, ""),
-                (5, 240, 80, "", "HS", 1, ""),
-                (5, 240, 80, "", "HS", 1, ""),
-                (3, 240, 112, "SE", "HS", 1, ""),
-                (3, 336, 112, "SE", "HS", 1, "FPN"),
-                (5, 336, 160, "SE", "HS", 2, ""),
-                (5, 480, 160, "SE", "HS", 1, ""),
-                (5, 480, 160, "SE", "HS", 1, "FPN"),
-                (5, 960, 160, "SE", "HS", 2, "FPN"),
-            ]
-        ),
-    ),
-    # Tables 11 and 12: TinyDet-M and -L.
-    "mobilenetv3_bc": (
-        24,
-        _blocks(
-            [
-                (3, 24, 24, "", "RE", 1, ""),
-                (3, 72, 36, "", "RE", 2, ""),
-                (3, 108, 36, "", "RE", 1, ""),
-                (3, 108, 36, "", "RE", 1, ""),
-                (3, 108, 36, "", "RE", 1, "FPN"),
-                (5, 108, 60, "SE", "RE", 2, ""),
-                (5, 180, 60, "SE", "RE", 1, ""),
-                (5, 180, 60, "SE", "RE", 1, "FPN"),
-                (3, 240, 80, "", "HS", 2, ""),
-                (3, 200, 80, "", "HS", 1, ""),
-                (3, 184, 80, "", "HS", 1, ""),
-                (3, 184, 80, "", "HS", 1, ""),
-                (3, 480, 112, "SE", "HS", 1, ""),
-                (3, 672, 112, "SE", "HS", 1, "FPN"),
-                (5, 672, 160, "SE", "HS", 2, ""),
-                (5, 960, 160, "SE", "HS", 1, ""),
-                (5, 960, 160, "SE", "HS", 1, "FPN"),
-                (5, 960, 160, "SE", "HS", 2, ""),
-                (5, 960, 160, "SE", "HS", 1, "FPN"),
-            ]
-        ),
-    ),
+    "mobilenetv3_d": _backbone(16, _D),
+    "mobilenetv3_bc": _backbone(24, _BC),
+    "mobilenetv3": _backbone(16, [*_EARLY, *_LATE]),
+    "mobilenetv3_b": _backbone(16, [*_EARLY[:2], _EXTRA, _EXTRA, *_EARLY[2:], *_LATE]),
+    "mobilenetv3_c": _backbone(24, [*_BC[:2], *_BC[4:8], *_LATE]),  # BC without its extra blocks
 }
 
 
@@ -144,10 +156,12 @@ class ModelConfig:
     backbone: str = "mobilenetv3_d"
     input_size: int = 320
     strides: tuple[int, ...] = (8, 16, 32, 64)
+    squeeze_excite: bool = True  # where the tables have it; off: table 4's "w/o SE"
     align: bool = True  # 2x2 average pool before each strided depthwise conv (section 3.1.2)
     align_stem: bool = False  # the paper says "each strided convolution"; the published stem has none
     channels: int = 245  # 5 channels x 7 x 7 bins
-    fpn_groups: tuple[int, ...] = (7, 5, 1, 1)
+    pyramid_conv: str = "scconv"  # of FPN and RPN (table 5); or "conventional": one 3x3 conv, no groups
+    fpn_groups: tuple[int, ...] = (7, 5, 1, 1)  # of each level's SCConv; all 1 is the depthwise-separable conv
     rpn_groups: int = 49
     anchor_scale: float = 2.25  # anchor side = scale x stride
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height : width
@@ -162,6 +176,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
             raise UserError(f"backbone {self.backbone!r} is unknown; choose one of {', '.join(sorted(BACKBONES))}")
+        if self.pyramid_conv not in ("scconv", "conventional"):
+            raise UserError(f"pyramid_conv is {self.pyramid_conv!r}; choose 'scconv' or 'conventional'")
         if self.psroi_reduce not in ("max", "mean"):
             raise UserError(f"psroi_reduce is {self.psroi_reduce!r}; choose 'max' (published) or 'mean'")
         _check_ranges(self, "model", positive=_MODEL_POSITIVE, fractions=("proposal_nms_iou",))

@@ -1,7 +1,8 @@
 """Detector weights on disk: a .weights.h5 that says which detector it belongs to.
 
 The file is Keras' own format; the whole `Config` (variant, architecture, classes) travels in it as an attribute, so
-that evaluate.py and export.py need nothing beside it. A run folder is read through its best weights.
+that evaluate.py and export.py need nothing beside it. A run folder is read through its best weights. A file may hold a
+backbone alone: training starts from it, nothing else takes it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tinydet_tf.model.detector import TinyDet
 SUFFIX = ".weights.h5"
 BEST, LAST = f"best{SUFFIX}", f"last{SUFFIX}"
 _ATTRIBUTE, _DIGEST = "tinydet_config", "tinydet_sha256"
+#: "backbone" in a file that holds no more than that.
+_PART = "tinydet_part"
 #: Where Keras puts the bias of the class scores: layers are counted by type, this is the R-CNN head's second Dense.
 _CLASS_BIAS = "rcnn_head/layers/dense_1/vars/1"
 
@@ -36,10 +39,21 @@ def save_weights(detector: TinyDet, config: Config, path: Path) -> None:
     Raises:
       UserError: the folder cannot be written.
     """
+    _save(detector, config, path)
+
+
+def save_backbone(detector: TinyDet, config: Config, path: Path) -> None:
+    """As `save_weights`, the backbone alone: for `train.py --init`."""
+    _save(detector.backbone_model(), config, path, part="backbone")
+
+
+def _save(model: Any, config: Config, path: Path, part: str | None = None) -> None:
     with atomic_path(path) as temporary:
-        detector.save_weights(str(temporary))
+        model.save_weights(str(temporary))
         with h5py.File(temporary, "r+") as file:
             file.attrs[_ATTRIBUTE] = save_config(config)
+            if part is not None:
+                file.attrs[_PART] = part
             # HDF5 checks nothing of what it stores: damage would otherwise load as wrong weights.
             file.attrs[_DIGEST] = _digest(file)
 
@@ -110,39 +124,81 @@ def load_detector(path: str | Path, *, variant: str | None = None) -> tuple[Tiny
       variant: what the caller expects; needed only for weights that do not say it themselves.
 
     Raises:
-      UserError: no such file, damaged, another variant or class count.
+      UserError: no such file, damaged, another variant than expected, or a backbone alone.
     """
     file = weights_file(path)
     config = read_config(file)
+    if _holds_backbone_only(file):
+        raise UserError(f"{file} holds a backbone alone; train a detector from it with train.py --init {file}")
     if config is None:
         config = _guess_config(file, variant)
     elif variant is not None and variant != config.variant:
         raise UserError(f"{file} holds TinyDet-{config.variant}, --variant says {variant}; leave --variant out")
     detector = TinyDet(config.model, len(config.class_names))
-    load_weights(detector, file, variant=config.variant)
+    _fill(detector, file)
     return detector, config
 
 
-def load_weights(detector: TinyDet, file: Path, *, variant: str) -> None:
-    """Fills every variable of the detector, a TinyDet of this variant, from the file.
-
-    Raises:
-      UserError: the file is of another architecture or class count, or damaged.
-    """
-    saved = read_config(file)
-    if saved is not None and saved.variant != variant:
-        raise UserError(
-            f"{file} holds TinyDet-{saved.variant}, this is TinyDet-{variant}; give --variant {saved.variant}"
-        )
-    if saved is not None and len(saved.class_names) != detector.num_classes:
-        raise UserError(
-            f"{file} was trained on {len(saved.class_names)} classes, this detector has {detector.num_classes}; "
-            "use the data it was trained on"
-        )
+def _fill(model: Any, file: Path) -> None:
     try:
-        detector.load_weights(str(file))
+        model.load_weights(str(file))
     except _DAMAGE as error:
         raise UserError(f"{file} does not fit the detector or is damaged ({_line(error)})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Initialized:
+    """What `initialize` took from a file, as names of layers."""
+
+    taken: tuple[str, ...]
+    left: tuple[str, ...]  # with variables, not in the file or of another shape: fresh
+
+
+def initialize(detector: TinyDet, path: str | Path, *, variant: str) -> Initialized:
+    """Starts a detector from a file: layers that match by name and shapes are taken, the others stay fresh.
+
+    Args:
+      detector: its variables are set.
+      path: RUN or WEIGHTS, of a detector or of a backbone alone. Other class counts, input sizes, groups are fine.
+      variant: which one the detector is, for weights that do not say theirs.
+
+    Raises:
+      UserError: no such file, damaged, or of another backbone.
+    """
+    file = weights_file(path)
+    config = read_config(file)
+    if config is not None and config.model.backbone != detector.config.backbone:
+        raise UserError(
+            f"{file} has the backbone {config.model.backbone} (TinyDet-{config.variant}), this detector "
+            f"{detector.config.backbone}; give weights of the same backbone"
+        )
+    if config is not None and _holds_backbone_only(file):
+        source = TinyDet(config.model, 1)
+        _fill(source.backbone_model(), file)
+        there = {layer.name: layer for layer in source.backbone_model().layers}
+    else:
+        source, _ = load_detector(file, variant=variant if config is None else None)
+        there = {layer.name: layer for layer in _layers(source)}
+    taken, left = [], []
+    for layer in _layers(detector):
+        given = there.get(layer.name)
+        if given is not None and [v.shape for v in given.variables] == [v.shape for v in layer.variables]:
+            layer.set_weights(given.get_weights())
+            taken.append(layer.name)
+        else:
+            left.append(layer.name)
+    return Initialized(tuple(taken), tuple(left))
+
+
+def _layers(detector: TinyDet) -> list[Any]:
+    """The layers that have variables; their names are unique over the three parts."""
+    parts = (detector.pyramid, detector.rpn_head, detector.rcnn_head)
+    return [layer for part in parts for layer in part.layers if layer.variables]
+
+
+def _holds_backbone_only(file: Path) -> bool:
+    with h5py.File(file, "r") as content:  # read_config has read it whole
+        return bool(content.attrs.get(_PART) == "backbone")
 
 
 def _guess_config(file: Path, variant: str | None) -> Config:

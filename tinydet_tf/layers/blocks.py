@@ -117,12 +117,16 @@ def inverted_residual(x: Any, spec: BlockSpec, name: str, batch_norm: BatchNorm,
     return y
 
 
-def sc_conv(x: Any, channels: int, groups: int, name: str, *, gain: float = 1.0) -> Any:
-    """Sparsely-connected convolution (section 3.2.2): depthwise 3x3 and grouped pointwise, both with bias.
+def pyramid_conv(x: Any, channels: int, groups: int, name: str, *, kind: str, gain: float = 1.0) -> Any:
+    """What FPN and RPN convolve a level with.
 
     Args:
+      kind: 'scconv', sparsely connected (section 3.2.2): depthwise 3x3 and grouped pointwise, both with bias; or
+        'conventional': one 3x3 conv with bias, whatever `groups` is (table 5's first row).
       gain: variance of the output over that of the input at the start; 2 in front of a ReLU.
     """
+    if kind == "conventional":
+        return conv2d(x, channels, f"{name}_conv", kernel=3, bias=True, kernel_initializer=keep_variance(gain))
     # Keras counts a depthwise kernel's taps as its fan-out.
     taps = keras.initializers.VarianceScaling(1.0, mode="fan_out", distribution="untruncated_normal")
     y = depthwise(x, f"{name}_depthwise", kernel=3, bias=True, depthwise_initializer=taps)

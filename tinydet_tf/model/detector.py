@@ -43,10 +43,17 @@ class TinyDet(keras.Model):
         self.config, self.num_classes = config, num_classes
         batch_norm = batch_norm or BatchNorm()
         images = keras.Input([config.input_size, config.input_size, 3], name="normalized_images")
-        taps = backbone(images, config.backbone, batch_norm, align=config.align, align_stem=config.align_stem)
-        levels = tiny_fpn(taps, config.channels, config.fpn_groups)
+        taps = backbone(
+            images,
+            config.backbone,
+            batch_norm,
+            align=config.align,
+            align_stem=config.align_stem,
+            squeeze_excite=config.squeeze_excite,
+        )
+        levels = tiny_fpn(taps, config.channels, config.fpn_groups, config.pyramid_conv)
         self.pyramid = keras.Model(images, levels, name="pyramid")
-        self.rpn_head = tiny_rpn(config.channels, config.rpn_groups, config.num_ratios)
+        self.rpn_head = tiny_rpn(config.channels, config.rpn_groups, config.num_ratios, config.pyramid_conv)
         self.rcnn_head = rcnn_head(config.channels, config.rcnn_hidden, num_classes)
         self.anchors = all_anchors(config.level_sizes, config.strides, config.anchor_scale, config.anchor_ratios)
         self.built = True
@@ -58,6 +65,12 @@ class TinyDet(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> TinyDet:
         return cls(ModelConfig(**config["config"]), config["num_classes"])
+
+    def backbone_model(self) -> Any:
+        """The backbone alone, sharing these layers: normalized images [B, S, S, 3] -> its taps, finest first."""
+        # A method: Keras would save an attribute's layers a second time.
+        taps = [self.pyramid.get_layer(f"lateral{level}").input for level in range(len(self.config.strides))]
+        return keras.Model(self.pyramid.input, taps, name="backbone")
 
     def features(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """The pyramid: RGB float32 or uint8 0-255 [B, S, S, 3] -> [B, H, W, 245] a level, finest first."""

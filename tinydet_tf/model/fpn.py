@@ -7,15 +7,16 @@ from typing import Any
 
 import tf_keras as keras
 
-from tinydet_tf.layers.blocks import conv2d, keep_variance, sc_conv
+from tinydet_tf.layers.blocks import conv2d, keep_variance, pyramid_conv
 
 
-def tiny_fpn(taps: Sequence[Any], channels: int, groups: Sequence[int]) -> list[Any]:
+def tiny_fpn(taps: Sequence[Any], channels: int, groups: Sequence[int], kind: str) -> list[Any]:
     """Adds TinyFPN to a functional graph.
 
     Args:
       taps: backbone outputs, finest first, each half the side of the one before.
       groups: of each level's SCConv.
+      kind: of convolution, see `pyramid_conv`.
 
     Returns:
       [B, H, W, channels] a level, finest first. No normalization and no activation anywhere (REFERENCE.md).
@@ -28,5 +29,6 @@ def tiny_fpn(taps: Sequence[Any], channels: int, groups: Sequence[int]) -> list[
         above = keras.layers.UpSampling2D(2, interpolation="nearest", name=f"upsample{level}")(merged[level + 1])
         merged[level] = keras.layers.Add(name=f"merge{level}")([merged[level], above])
     return [
-        sc_conv(x, channels, group, f"fpn{level}") for level, (x, group) in enumerate(zip(merged, groups, strict=True))
+        pyramid_conv(x, channels, group, f"fpn{level}", kind=kind)
+        for level, (x, group) in enumerate(zip(merged, groups, strict=True))
     ]

@@ -6,10 +6,10 @@ from typing import Any
 
 import tf_keras as keras
 
-from tinydet_tf.layers.blocks import conv2d, sc_conv
+from tinydet_tf.layers.blocks import conv2d, pyramid_conv
 
 
-def tiny_rpn(channels: int, groups: int, num_ratios: int) -> Any:
+def tiny_rpn(channels: int, groups: int, num_ratios: int, kind: str) -> Any:
     """A functional model: [B, H, W, channels] -> (logits [B, H, W, ratios], deltas [B, H, W, 4 * ratios]).
 
     Deltas are anchor-major: dx, dy, dw, dh of ratio 0, then of ratio 1, ...
@@ -19,7 +19,7 @@ def tiny_rpn(channels: int, groups: int, num_ratios: int) -> Any:
         return keras.initializers.RandomNormal(stddev=0.01)
 
     features = keras.Input([None, None, channels], name="features")
-    x = sc_conv(features, channels, groups, "rpn_conv", gain=2.0)
+    x = pyramid_conv(features, channels, groups, "rpn_conv", kind=kind, gain=2.0)
     x = keras.layers.ReLU(name="rpn_relu")(x)
     logits = conv2d(x, num_ratios, "rpn_score", bias=True, kernel_initializer=normal())
     deltas = conv2d(x, 4 * num_ratios, "rpn_box", bias=True, kernel_initializer=normal())

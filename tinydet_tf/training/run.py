@@ -7,6 +7,7 @@ for TensorBoard, and backup/ with the optimizer's state, from which `resume` goe
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 import sys
@@ -27,7 +28,9 @@ from tinydet_tf.evaluation import KerasDetector, evaluate, match_classes
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.schedule import WarmupCosine
 from tinydet_tf.training.trainer import Trainer
-from tinydet_tf.weights import BEST, LAST, load_weights, save_weights, with_classes
+from tinydet_tf.weights import BEST, LAST, Initialized, initialize, save_weights, with_classes
+
+log = logging.getLogger(__name__)
 
 CONFIG, METRICS, LOGS, BACKUP = "config.yaml", "metrics.json", "logs", "backup"
 #: What a resumed run may change.
@@ -117,7 +120,7 @@ def train(
     Args:
       config: the experiment; of a run that is resumed what `resumed_config` gives.
       folder: the run folder.
-      init: a weights file whose values the detector starts from.
+      init: a weights file, also of a backbone alone or of other classes: what matches is what the detector starts from.
       resume: go on from the last whole epoch.
       overwrite: replace a run that is there.
       verbose: Keras': 0 silent, 1 a progress bar, 2 a line an epoch; None: the bar on a terminal, else the line.
@@ -156,7 +159,7 @@ def train(
     )
     detector = TinyDet(config.model, len(config.class_names))
     if init is not None and not resume:
-        load_weights(detector, init, variant=config.variant)
+        report_start(initialize(detector, init, variant=config.variant), init)
 
     prepare_folder(folder, config, resume=resume)
     trainer = RunTrainer(detector, recipe, config)
@@ -183,6 +186,15 @@ def train(
             raise
         raise UserError(reason) from error
     return {"last": history.entries[-1] if history.entries else {}, "best": history.best()}
+
+
+def report_start(result: Initialized, init: Path) -> None:
+    """Logs which layers a run does not start from its --init."""
+    count = len(result.taken) + len(result.left)
+    log.info("%d of %d layers start from %s", len(result.taken), count, init)
+    if result.left:
+        shown = ", ".join(result.left[:8]) + (f" and {len(result.left) - 8} more" if len(result.left) > 8 else "")
+        log.info("not in it, or of another shape, and therefore fresh: %s", shown)
 
 
 def _what_went_wrong(error: Exception, folder: Path) -> str | None:
