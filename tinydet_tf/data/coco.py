@@ -172,10 +172,10 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
         UserError: something is missing, malformed or inconsistent; the message names the file and the entry.
     """
     annotation_file, image_dir = Path(annotation_file), Path(image_dir)
-    document = _read_json(annotation_file)
+    document = read_json(annotation_file)
     if not image_dir.is_dir():
         raise UserError(f"image folder {image_dir} (for {annotation_file}) does not exist or is not a folder")
-    entries = _Entries(annotation_file, document)
+    entries = Entries(annotation_file, document)
 
     category_ids, names = entries.column("categories", "id", int), entries.column("categories", "name", str)
     entries.check_unique("categories", category_ids)
@@ -189,13 +189,13 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
     if not image_ids:
         raise UserError(f"{annotation_file} lists no images; expected at least one")
     paths = _image_paths(annotation_file, image_dir, entries.column("images", "file_name", str))
-    sizes = _image_sizes(annotation_file, document["images"], paths)  # int64 [images, 2]: width, height
+    sizes = image_sizes(annotation_file, document["images"], paths)  # int64 [images, 2]: width, height
 
     entries.check_unique("annotations", entries.column("annotations", "id", int))
     image_index = entries.indices("annotations", "image_id", image_ids)
     class_index = entries.indices("annotations", "category_id", [category_id for category_id, _ in by_id])
     crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in document["annotations"]], bool)
-    corners = _corners(annotation_file, document["annotations"])
+    corners = read_corners(annotation_file, document["annotations"])
 
     limits = np.tile(sizes, 2)[image_index].astype(np.float64)
     clipped_corners = np.clip(corners, 0.0, limits)
@@ -247,7 +247,7 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
     )
 
 
-def _read_json(annotation_file: Path) -> dict[str, Any]:
+def read_json(annotation_file: Path) -> dict[str, Any]:
     try:
         with annotation_file.open("rb") as stream:
             document = json.load(stream)
@@ -290,7 +290,7 @@ def _read_json(annotation_file: Path) -> dict[str, Any]:
     return document
 
 
-class _Entries:
+class Entries:
     """Columns of the three lists of a json, checked; errors name the file, the list and the entry."""
 
     def __init__(self, annotation_file: Path, document: dict[str, Any]) -> None:
@@ -361,7 +361,7 @@ def _check_names(annotation_file: Path, categories: list[tuple[int, str]]) -> No
         owners[name] = category_id
 
 
-def _corners(annotation_file: Path, annotations: list[dict[str, Any]]) -> np.ndarray:
+def read_corners(annotation_file: Path, annotations: list[dict[str, Any]]) -> np.ndarray:
     """COCO's x, y, width, height as corners, not yet clipped: float64 [annotations, 4]."""
     raw = [entry.get("bbox") for entry in annotations]
     try:
@@ -441,7 +441,7 @@ def _listing(folder: Path) -> set[str]:
         raise UserError(f"image folder {folder} cannot be read: {os_reason(error)}") from error
 
 
-def _image_sizes(annotation_file: Path, images: list[dict[str, Any]], paths: list[Path]) -> np.ndarray:
+def image_sizes(annotation_file: Path, images: list[dict[str, Any]], paths: list[Path]) -> np.ndarray:
     """Width and height, from the json or, where it does not say, the file: int64 [images, 2]."""
     sizes = np.empty((len(images), 2), np.int64)
     for index, (entry, path) in enumerate(zip(images, paths, strict=True)):
