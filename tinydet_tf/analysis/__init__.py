@@ -1,1 +1,1 @@
-"""Measuring the network: how fast it trains."""
+"""Looking at the network: what it costs, what its anchors reach, where it looks, how fast it trains."""
