@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := runs/digits_s
 
-.PHONY: demo test test-all lint format clean
+# Only reading PyTorch checkpoints needs it. One version, so that everybody tests the same; on Linux,
+# `make torch TORCH="torch --index-url https://download.pytorch.org/whl/cpu"` is a tenth of the size.
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test test-all torch lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python scripts/train.py --config configs/digits_s.yaml --output $(DEMO) --overwrite
@@ -20,6 +24,10 @@ test: $(INSTALLED)
 	@echo "Slow tests, left out here and run by .ci/run and make test-all:"
 	@$(BIN)/python -m pytest -m slow --collect-only -q 2>/dev/null | grep "::"
 	$(BIN)/python -m pytest -m "not slow" -n 2
+
+# The tests in tests/checkpoints compare with PyTorch; without it they are skipped, and say so.
+torch: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet $(TORCH)
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -60,8 +60,8 @@ def main() -> None:
         print(f"No --data given: evaluating on {source}.")
     data = dataclasses.replace(data, limit=args.limit)
     dataset = load_split(data, args.split)
-    detector, class_names = open_model(args.model, variant=args.variant, threads=args.threads)
-    evaluation = evaluate(detector, class_names, dataset, progress=True)
+    model = open_model(args.model, variant=args.variant, threads=args.threads)
+    evaluation = evaluate(model.detect, model.class_names, dataset, category_ids=model.category_ids, progress=True)
     print(evaluation.table())
     print(f"\n{evaluation.num_images} images, {evaluation.num_images / evaluation.seconds:.1f} a second")
     if args.json is not None:

@@ -142,6 +142,12 @@ def test_a_perfect_detector_scores_one_and_classes_are_matched_by_name(tmp_path:
     assert all(set(r) == {"image_id", "category_id", "bbox", "score"} for r in written)
     with pytest.raises(UserError, match="3 classes, 1 of which the model \\(2 classes\\) does not know \\(bee\\)"):
         match_classes(("ant", "cat"), dataset)
+    # The same class under another name: by its id, where those of the others agree.
+    names = ("cat", "honey bee", "ant", "zebra")
+    assert match_classes(names, dataset, (40, 17, 3, 50)) == [40, 17, 3, None]
+    for ids in ((40, 17, 4, 50), (40, 18, 3, 50), ()):
+        with pytest.raises(UserError, match="does not know"):
+            match_classes(names, dataset, ids)
 
 
 def test_broken_images_and_sizes(tmp_path: Path) -> None:

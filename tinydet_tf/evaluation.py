@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,17 @@ class KerasDetector:
         )
 
 
-def open_model(
-    path: str | Path, *, variant: str | None = None, threads: int | None = None
-) -> tuple[Any, tuple[str, ...]]:
-    """An image detector and its class names from a RUN folder, a weights file or a .tflite.
+@dataclass(frozen=True)
+class OpenModel:
+    """An image detector, and the names and the category ids in its training data of its classes."""
+
+    detect: ImageDetector
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+
+
+def open_model(path: str | Path, *, variant: str | None = None, threads: int | None = None) -> OpenModel:
+    """A RUN folder, a weights file or a .tflite, ready to detect.
 
     Raises:
       UserError: not one of these, damaged, or of another variant than asked for.
@@ -124,9 +131,9 @@ def open_model(
         detector = Detector(path, num_threads=threads, score_threshold=0.0)
         if variant is not None and detector.info.variant != variant:
             raise UserError(f"{path} holds TinyDet-{detector.info.variant}, --variant says {variant}")
-        return detector, tuple(detector.labels)
+        return OpenModel(detector, tuple(detector.labels), detector.info.category_ids)
     model, config = load_detector(path, variant=variant)
-    return KerasDetector(model, config.class_names), config.class_names
+    return OpenModel(KerasDetector(model, config.class_names), config.class_names, config.category_ids)
 
 
 def evaluate(
@@ -134,8 +141,11 @@ def evaluate(
     class_names: tuple[str, ...],
     dataset: CocoDataset,
     *,
+    category_ids: tuple[int, ...] = (),
     progress: bool = False,
     skip_broken: bool = False,
+    part: slice = slice(None),
+    gather: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Evaluation:
     """Runs a detector over a data set.
 
@@ -143,22 +153,41 @@ def evaluate(
       detect: uint8 RGB [H, W, 3] -> Detections, whose class_ids are indices into class_names.
       class_names: of the detector; matched to the data set's by name, or in order where they are the same.
       dataset: images and ground truth.
+      category_ids: of the detector's classes, see `match_classes`.
       progress: show a bar on a terminal.
       skip_broken: an image that does not decode is named in a warning and counts as one without detections.
+      part: which images this process runs the detector on; the numbers are of all.
+      gather: gives the rows float64 [D, 7] of all processes for those of this one (training/distribution.py).
 
     Raises:
       UserError: the data has classes that the detector does not know, or an image that does not decode.
     """
-    categories = match_classes(class_names, dataset)
+    categories = match_classes(class_names, dataset, category_ids)
     start = time.monotonic()
     results: list[dict[str, Any]] = []
-    images = _read_ahead(dataset, skip_broken=skip_broken)
-    bar = tqdm(images, total=len(dataset.images), unit="image", disable=None if progress else True)
+    mine = replace(dataset, images=dataset.images[part])
+    images = _read_ahead(mine, skip_broken=skip_broken)
+    bar = tqdm(images, total=len(mine.images), unit="image", disable=None if progress else True)
     for record, pixels in bar:
         if pixels is not None:
             results += _coco_results(detect(pixels), record.id, categories)
+    if gather is not None:
+        results = _from_rows(gather(_to_rows(results)))
     metrics, class_ap = coco_metrics(dataset, results)
     return Evaluation(metrics, class_ap, results, len(dataset.images), time.monotonic() - start)
+
+
+def _to_rows(results: list[dict[str, Any]]) -> np.ndarray:
+    """COCO results as float64 [D, 7], image_id, category_id, x, y, width, height, score: exact, ids up to 2^53."""
+    rows = [(r["image_id"], r["category_id"], *r["bbox"], r["score"]) for r in results]
+    return np.array(rows, np.float64).reshape(-1, 7)
+
+
+def _from_rows(rows: np.ndarray) -> list[dict[str, Any]]:
+    return [
+        {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score}
+        for image, category, *box, score in rows.tolist()
+    ]
 
 
 def _coco_results(detections: Detections, image_id: int, categories: list[int | None]) -> list[dict[str, Any]]:
@@ -173,8 +202,13 @@ def _coco_results(detections: Detections, image_id: int, categories: list[int | 
     return kept.to_coco(image_id, [c if c is not None else -1 for c in categories])
 
 
-def match_classes(class_names: tuple[str, ...], dataset: CocoDataset) -> list[int | None]:
+def match_classes(
+    class_names: tuple[str, ...], dataset: CocoDataset, category_ids: tuple[int, ...] = ()
+) -> list[int | None]:
     """The data's category id of each of a detector's classes, by name; None where the data has no such class.
+
+    COCO's files do not agree on all names (couch, sofa). Where names are left over, ids decide, if the model's are
+    given and those of every class that is known by name are the data's.
 
     Raises:
       UserError: the data has classes that the detector does not know.
@@ -183,6 +217,9 @@ def match_classes(class_names: tuple[str, ...], dataset: CocoDataset) -> list[in
     if class_names in (dataset.class_names, placeholder_names(dataset.num_classes)):
         return list(dataset.category_ids)
     unknown = [name for name in dataset.class_names if name not in class_names]
+    if unknown and _ids_agree(class_names, category_ids, dataset):
+        _LOG.warning("%s: matched by category id, for its names are not the model's", ", ".join(unknown))
+        return [i if i in dataset.category_ids else None for i in category_ids]
     if unknown:
         raise UserError(
             f"the data has {dataset.num_classes} classes, {len(unknown)} of which the model ({len(class_names)} "
@@ -190,6 +227,18 @@ def match_classes(class_names: tuple[str, ...], dataset: CocoDataset) -> list[in
         )
     of_name = dict(zip(dataset.class_names, dataset.category_ids, strict=True))
     return [of_name.get(name) for name in class_names]
+
+
+def _ids_agree(class_names: tuple[str, ...], category_ids: tuple[int, ...], dataset: CocoDataset) -> bool:
+    of_name = dict(zip(class_names, category_ids, strict=False))
+    pairs = list(zip(dataset.class_names, dataset.category_ids, strict=True))
+    shared = [(name, category) for name, category in pairs if name in of_name]
+    # Ids that only count from one agree by chance: most of the names have to be shared.
+    return (
+        2 * len(shared) > len(pairs)
+        and all(of_name[name] == category for name, category in shared)
+        and all(category in category_ids for _, category in pairs)
+    )
 
 
 def _read_ahead(dataset: CocoDataset, *, skip_broken: bool) -> Iterator[tuple[CocoImage, np.ndarray | None]]:

@@ -1,0 +1,1 @@
+"""The authors' published PyTorch weights, read into this project's Keras layers."""

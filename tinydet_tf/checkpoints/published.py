@@ -1,0 +1,284 @@
+"""The published parameter names (REFERENCE.md, last section) and the Keras variables they are, both ways.
+
+Layouts: PyTorch's convolutions are [O, I/g, kh, kw] and its fully connected layers [O, I], with O outputs, I inputs and
+g groups; Keras' are [kh, kw, I/g, O] and [I, O]. A depthwise kernel is [C, 1, kh, kw] there and [kh, kw, C, 1] here.
+Everything else agrees: group g of a grouped conv makes the g-th run of outputs, the R-CNN head reads (channel, row,
+column), class index 0 is the background, RPN deltas are anchor-major.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinydet_lite.errors import UserError
+from tinydet_tf.checkpoints.torch_file import read_torch
+from tinydet_tf.config import BACKBONES, VARIANTS, Config, ModelConfig, model_config
+from tinydet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.weights import placeholder_names
+
+Arrays = Mapping[str, NDArray[np.float32]]
+
+BACKBONE_PREFIX = "backbone."
+#: What makes a file a detector rather than a backbone.
+DETECTOR_PREFIXES = ("neck.", "rpn_head.", "bbox_head.")
+#: [C+1, hidden], the background included: how many classes a checkpoint knows.
+CLASS_WEIGHT = "bbox_head.fc_cls.weight"
+
+# Published axes in Keras' order.
+CONV = (2, 3, 1, 0)
+DEPTHWISE = (2, 3, 0, 1)
+DENSE = (1, 0)
+VECTOR = (0,)
+
+#: Names listed in a message.
+_LISTED = 4
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One published tensor, and the Keras variable that is the same with its axes in another order."""
+
+    name: str
+    layer: str
+    weight: str  # the layer's attribute
+    axes: tuple[int, ...]  # the published axis that each axis of the variable is
+
+    def to_keras(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        return array.transpose(self.axes)
+
+    def to_published(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.ascontiguousarray(array.transpose(np.argsort(self.axes)))
+
+    def published_shape(self, keras_shape: Iterable[int]) -> tuple[int, ...]:
+        keras_shape = tuple(keras_shape)
+        return tuple(keras_shape[axis] for axis in np.argsort(self.axes))
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a published checkpoint became."""
+
+    detector: TinyDet  # of a backbone alone: its other weights are fresh
+    config: Config  # of a backbone alone: without classes
+    left_out: tuple[str, ...]  # the published names that a backbone does not take: its classifier
+    backbone_only: bool
+    num_tensors: int  # that were taken
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable ones: BN's moving statistics are not counted."""
+        model = self.detector.backbone_model() if self.backbone_only else self.detector
+        return sum(int(np.prod(variable.shape)) for variable in model.trainable_weights)
+
+
+def import_published(path: str | Path, variant: str) -> Imported:
+    """A detector with the weights of a published checkpoint.
+
+    Args:
+      path: a .pth or .pt file of a whole detector (tinydet_S.pth, ...) or of an ImageNet backbone (mobilenetv3_d.pt,
+        mobilenetv3_bc.pt; with or without BACKBONE_PREFIX).
+      variant: 'S', 'M' or 'L'. M and L have the same shapes: the caller knows which one it is.
+
+    Returns:
+      Every variable of the detector, or of its backbone, is set from one tensor. Of a detector every tensor is used; of
+      a backbone those outside its blocks, the classifier, are left out.
+
+    Raises:
+      UserError: see `read_torch`; no such variant; tensors missing, left over, or of another shape.
+    """
+    model = model_config(variant)
+    tensors = read_torch(path)
+    parameters, taken, left_out = _select(tensors, model)
+    detector = TinyDet(model, _num_classes(tensors, model))
+    variables = _variables(detector, parameters)
+    problem = _problem(taken, parameters, variables)
+    if problem is not None:
+        raise UserError(_explain(path, tensors, variant, problem))
+    for parameter in parameters:
+        variables[parameter.name].assign(parameter.to_keras(taken[parameter.name]))
+    backbone_only = _is_backbone(tensors)
+    names, ids = ((), ()) if backbone_only else _classes(detector.num_classes)
+    config = Config(variant=variant, model=model, class_names=names, category_ids=ids)
+    return Imported(detector, config, left_out, backbone_only, len(parameters))
+
+
+def export_published(detector: TinyDet) -> dict[str, NDArray[np.float32]]:
+    """The detector's weights under the published names and in their layout; what `import_published` takes.
+
+    Raises:
+      UserError: an architecture that the published names do not cover.
+    """
+    parameters = detector_parameters(detector.config)
+    variables = _variables(detector, parameters)
+    return {p.name: p.to_published(variables[p.name].numpy()) for p in parameters}
+
+
+def detector_parameters(config: ModelConfig) -> tuple[Parameter, ...]:
+    """Every parameter of a detector, in the network's order.
+
+    Raises:
+      UserError: an architecture that the published names do not cover.
+    """
+    if config.pyramid_conv != "scconv":
+        raise UserError(f"pyramid_conv is {config.pyramid_conv!r}; published checkpoints have 'scconv' alone")
+    rows = list(backbone_parameters(config))
+    for level in range(len(config.strides)):
+        rows += _conv_with_bias(f"neck.lateral_convs.{level}.conv", f"lateral{level}", CONV)
+        rows += _sc_conv(f"neck.fpn_convs.{level}", f"fpn{level}")
+    rows += _sc_conv("rpn_head.rpn_conv", "rpn_conv")
+    rows += _conv_with_bias("rpn_head.rpn_cls", "rpn_score", CONV)
+    rows += _conv_with_bias("rpn_head.rpn_reg", "rpn_box", CONV)
+    rows += _conv_with_bias("bbox_head.shared_fcs.0", "rcnn_fc", DENSE)
+    rows += _conv_with_bias("bbox_head.fc_cls", "rcnn_score", DENSE)
+    rows += _conv_with_bias("bbox_head.fc_reg", "rcnn_box", DENSE)
+    return tuple(rows)
+
+
+def backbone_parameters(config: ModelConfig) -> tuple[Parameter, ...]:
+    """Every parameter of the backbone: no conv has a bias, each but those of squeeze-and-excite has its BN."""
+    rows = [_kernel(f"{BACKBONE_PREFIX}blocks.0.0", "stem", CONV)]
+    rows += _batch_norm(f"{BACKBONE_PREFIX}blocks.0.1", "stem_bn")
+    for index, spec in enumerate(BACKBONES[config.backbone][1], 1):
+        name, layer = f"{BACKBONE_PREFIX}blocks.{index}", f"block{index}"
+        if index > 1:  # the first block has no expansion
+            rows.append(_kernel(f"{name}.conv1", f"{layer}_expand", CONV))
+            rows += _batch_norm(f"{name}.bn1", f"{layer}_expand_bn")
+        rows.append(_kernel(f"{name}.conv2", f"{layer}_depthwise", DEPTHWISE))
+        rows += _batch_norm(f"{name}.bn2", f"{layer}_depthwise_bn")
+        if spec.squeeze_excite and config.squeeze_excite:
+            rows.append(_kernel(f"{name}.se.se.1", f"{layer}_se_reduce", CONV))
+            rows.append(_kernel(f"{name}.se.se.3", f"{layer}_se_expand", CONV))
+        rows.append(_kernel(f"{name}.conv3", f"{layer}_project", CONV))
+        rows += _batch_norm(f"{name}.bn3", f"{layer}_project_bn")
+    return tuple(rows)
+
+
+def _kernel(name: str, layer: str, axes: tuple[int, ...]) -> Parameter:
+    return Parameter(f"{name}.weight", layer, "depthwise_kernel" if axes == DEPTHWISE else "kernel", axes)
+
+
+def _conv_with_bias(name: str, layer: str, axes: tuple[int, ...]) -> list[Parameter]:
+    return [_kernel(name, layer, axes), Parameter(f"{name}.bias", layer, "bias", VECTOR)]
+
+
+def _sc_conv(name: str, layer: str) -> list[Parameter]:
+    return [
+        *_conv_with_bias(f"{name}.0", f"{layer}_depthwise", DEPTHWISE),
+        *_conv_with_bias(f"{name}.1", f"{layer}_pointwise", CONV),
+    ]
+
+
+def _batch_norm(name: str, layer: str) -> list[Parameter]:
+    pairs = (("weight", "gamma"), ("bias", "beta"), ("running_mean", "moving_mean"), ("running_var", "moving_variance"))
+    return [Parameter(f"{name}.{theirs}", layer, ours, VECTOR) for theirs, ours in pairs]
+
+
+def _variables(detector: TinyDet, parameters: Iterable[Parameter]) -> dict[str, Any]:
+    """The variable of each parameter. A variable that two of them mean is a mistake of this module."""
+    layers = {
+        layer.name: layer
+        for part in (detector.pyramid, detector.rpn_head, detector.rcnn_head)
+        for layer in part.layers
+        if layer.weights
+    }
+    variables = {p.name: getattr(layers[p.layer], p.weight) for p in parameters}
+    if len({id(v) for v in variables.values()}) != len(variables):
+        raise RuntimeError("two published names mean one variable")
+    return variables
+
+
+def _is_backbone(tensors: Arrays) -> bool:
+    return not any(name.startswith(DETECTOR_PREFIXES) for name in tensors)
+
+
+def _select(tensors: Arrays, model: ModelConfig) -> tuple[tuple[Parameter, ...], Arrays, tuple[str, ...]]:
+    """What is to be filled, from which tensors under the same names, and the names of those that do not take part."""
+    if _is_backbone(tensors):
+        return backbone_parameters(model), *_backbone_tensors(tensors, model)
+    return detector_parameters(model), tensors, ()
+
+
+def _backbone_tensors(tensors: Arrays, model: ModelConfig) -> tuple[Arrays, tuple[str, ...]]:
+    """Those of the backbone's blocks, under their names in a detector, and the names of the others."""
+    prefix = BACKBONE_PREFIX if any(name.startswith(BACKBONE_PREFIX) for name in tensors) else ""
+    blocks = {str(index) for index in range(len(BACKBONES[model.backbone][1]) + 1)}
+    taken, left_out = {}, []
+    for name, array in tensors.items():
+        parts = name.removeprefix(prefix).split(".")
+        if name.startswith(prefix) and len(parts) > 2 and parts[0] == "blocks" and parts[1] in blocks:
+            taken[BACKBONE_PREFIX + name.removeprefix(prefix)] = array
+        else:
+            left_out.append(name)
+    return taken, tuple(left_out)
+
+
+def _num_classes(tensors: Arrays, model: ModelConfig) -> int:
+    """As the class scores have rows, less the background; COCO's where there are none that could be."""
+    weight = tensors.get(CLASS_WEIGHT)
+    if weight is None or weight.ndim != 2 or weight.shape[0] < 2 or weight.shape[1] != model.rcnn_hidden:
+        return len(COCO_CLASS_NAMES)
+    return int(weight.shape[0]) - 1
+
+
+def _classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """COCO's names and ids for as many classes as COCO has, else numbers."""
+    if count == len(COCO_CLASS_NAMES):
+        return COCO_CLASS_NAMES, COCO_CATEGORY_IDS
+    return placeholder_names(count), tuple(range(1, count + 1))
+
+
+def _problem(tensors: Arrays, parameters: Iterable[Parameter], variables: Mapping[str, Any]) -> str | None:
+    """What keeps each parameter from having one tensor of its shape, and each tensor one parameter."""
+    missing = [name for name in variables if name not in tensors]
+    unknown = [name for name in tensors if name not in variables]
+    shapes = []
+    for parameter in parameters:
+        expected = parameter.published_shape(variables[parameter.name].shape)
+        if parameter.name in tensors and tensors[parameter.name].shape != expected:
+            found = list(tensors[parameter.name].shape)
+            shapes.append(f"{parameter.name} is {found}, expected {list(expected)}")
+    problems = [
+        f"{len(texts)} {what}: {_listed(texts)}"
+        for what, texts in (("missing", missing), ("not known", unknown), ("of another shape", shapes))
+        if texts
+    ]
+    return "; ".join(problems) if problems else None
+
+
+def _fits(tensors: Arrays, variant: str) -> bool:
+    model = VARIANTS[variant]
+    parameters, taken, _ = _select(tensors, model)
+    if {p.name for p in parameters} != set(taken):
+        return False  # told without building the network
+    variables = _variables(TinyDet(model, _num_classes(tensors, model)), parameters)
+    return _problem(taken, parameters, variables) is None
+
+
+def _explain(path: str | Path, tensors: Arrays, variant: str, problem: str) -> str:
+    """The message for a checkpoint with a problem: which variant it fits, else what the problem is."""
+    parameters, taken, _ = _select(tensors, VARIANTS[variant])
+    if not any(parameter.name in taken for parameter in parameters):
+        return (
+            f"checkpoint {path} is no TinyDet: it holds {_listed(list(tensors))} but none of "
+            f"{_listed([p.name for p in parameters], 1)}"
+        )
+    fitting = [other for other in VARIANTS if other != variant and _fits(tensors, other)]
+    if fitting:
+        return (
+            f"checkpoint {path} does not fit TinyDet-{variant}, it fits {' and '.join(fitting)}; "
+            f"give --variant {' or '.join(fitting)}"
+        )
+    part = "the backbone of TinyDet" if _is_backbone(tensors) else "TinyDet"
+    return f"checkpoint {path} does not fit {part}-{variant}: {problem}; give the file as published"
+
+
+def _listed(texts: list[str], count: int = _LISTED) -> str:
+    shown = ", ".join(texts[:count])
+    return shown if len(texts) <= count else f"{shown} and {len(texts) - count} more"
