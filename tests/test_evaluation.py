@@ -145,7 +145,7 @@ def test_a_perfect_detector_scores_one_and_classes_are_matched_by_name(tmp_path:
     # The same class under another name: by its id, where those of the others agree.
     names = ("cat", "honey bee", "ant", "zebra")
     assert match_classes(names, dataset, (40, 17, 3, 50)) == [40, 17, 3, None]
-    for ids in ((40, 17, 4, 50), (40, 18, 3, 50), ()):
+    for ids in ((40, 17, 4, 50), (40, 18, 3, 50), ()):  # another ant, no 17, none at all
         with pytest.raises(UserError, match="does not know"):
             match_classes(names, dataset, ids)
 

@@ -207,8 +207,8 @@ def match_classes(
 ) -> list[int | None]:
     """The data's category id of each of a detector's classes, by name; None where the data has no such class.
 
-    COCO's files do not agree on all names (couch, sofa). Where names are left over, ids decide, if the model's are
-    given and those of every class that is known by name are the data's.
+    COCO's files do not agree on all names (couch, sofa). Where names are left over, ids decide, if the model's have
+    gaps, as COCO's, and those of every class that is known by name are the data's.
 
     Raises:
       UserError: the data has classes that the detector does not know.
@@ -233,9 +233,10 @@ def _ids_agree(class_names: tuple[str, ...], category_ids: tuple[int, ...], data
     of_name = dict(zip(class_names, category_ids, strict=False))
     pairs = list(zip(dataset.class_names, dataset.category_ids, strict=True))
     shared = [(name, category) for name, category in pairs if name in of_name]
-    # Ids that only count from one agree by chance: most of the names have to be shared.
+    # Ids that only count say nothing. COCO's have gaps; and most of the names have to be shared.
     return (
-        2 * len(shared) > len(pairs)
+        max(category_ids, default=0) - min(category_ids, default=0) >= len(category_ids)
+        and 2 * len(shared) > len(pairs)
         and all(of_name[name] == category for name, category in shared)
         and all(category in category_ids for _, category in pairs)
     )
