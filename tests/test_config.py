@@ -48,6 +48,11 @@ def test_the_variants_are_the_papers() -> None:
         (["train.learning_rate=.inf"], "config key train.learning_rate is inf; expected float"),
         (["train.epochs=0"], "train.epochs is 0; it must be positive"),
         (["train.optimizer=adam"], "train.optimizer is 'adam'; choose 'sgd' or 'adamw'"),
+        (
+            ["model.input_size=[320, 256]"],
+            "model.input_size is [320, 256]; expected int, the one side in pixels: TinyDet's",
+        ),
+        (["model.input_size=320x256"], "input is square, because every image is stretched to it"),
         (["train=3"], "config key train is 3; expected a section of keys"),
         (["train.epochs"], "expected key=value"),
         (["train.epochs=["], "the value is not YAML"),

@@ -16,6 +16,7 @@ from PIL import Image
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import DataConfig
 from tinydet_tf.data import digits
+from tinydet_tf.data.cache import cache_folder
 from tinydet_tf.data.coco import load_coco, locate_split
 from tinydet_tf.data.digits import digits_folder
 
@@ -236,13 +237,13 @@ def test_remains_of_a_killed_build_are_removed_when_old(tmp_path: Path) -> None:
 
 def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINYDET_CACHE", str(tmp_path / "named"))
-    assert digits._default_cache() == tmp_path / "named"
+    assert cache_folder() == tmp_path / "named"
     monkeypatch.delenv("TINYDET_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert digits._default_cache() == tmp_path / "xdg" / "tinydet_tf"
+    assert cache_folder() == tmp_path / "xdg" / "tinydet_tf"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert digits._default_cache() == tmp_path / ".cache" / "tinydet_tf"
+    assert cache_folder() == tmp_path / ".cache" / "tinydet_tf"
 
 
 def test_errors(tmp_path: Path, folder: Path) -> None:

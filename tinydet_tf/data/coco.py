@@ -1,4 +1,4 @@
-"""Reading data sets in COCO's format.
+"""Reading data sets in COCO's format, and finding them; other formats' folders are converted to it on the way.
 
 N is the number of boxes of one image. Boxes are continuous corners x1, y1, x2, y2 in pixels of the source image
 (0 <= x1 < x2 <= width), float32; classes are 0..C-1 in the order of the ascending category ids.
@@ -20,10 +20,11 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.metadata import is_label
+from tinydet_tf.data.convert import converted_split
+from tinydet_tf.data.image_size import header_size
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,8 +33,6 @@ _LOG = logging.getLogger(__name__)
 _MIN_SIDE = 1.0
 # Annotators' boxes often pass the border by a rounding error; only more than this counts as clipped in the report.
 _CLIP_TOLERANCE = 0.5
-_ORIENTATION_TAG = 0x0112
-_TRANSPOSED = (5, 6, 7, 8)  # orientations that swap width and height
 _MAX_SIDE = 2**31 - 1  # pixels; no image format has more
 # tf.data and numpy hold ids as int64; a float knows every integer only up to here.
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
@@ -87,6 +86,11 @@ class CocoDataset:
     def num_classes(self) -> int:
         return len(self.category_ids)
 
+    def classes_without_boxes(self) -> tuple[str, ...]:
+        """Names of the classes that no box, crowds aside, is of: nothing to learn from, no AP to measure."""
+        found = {c for image in self.images for c in image.classes[~image.is_crowd].tolist()}
+        return tuple(name for index, name in enumerate(self.class_names) if index not in found)
+
     def subset(self, limit: int | None) -> CocoDataset:
         """The first `limit` images in the order of the file; None: all. The report stays that of the whole file.
 
@@ -112,20 +116,27 @@ class CocoDataset:
 
 
 def locate_split(directory: Path | str, split: str) -> tuple[Path, Path]:
-    """Find (annotation file, image folder) of a split ("train" or "val") in one of three layouts, tried in this order.
+    """Find (annotation file, image folder) of a split ("train" or "val") in one of four layouts, tried in this order.
 
     1. directory/{split}/instances.json with directory/{split}/images/
     2. directory/annotations/instances_{split}*.json with directory/{split}*/ (or directory/images/{split}*/) of the
        same name: COCO's own layout, for instance instances_train2017.json with train2017/
     3. directory/instances.json with directory/images/: the folder is the split itself, whichever is asked for
+    4. a Pascal VOC or YOLO folder, or YOLO's data.yaml (convert.py): the annotation file is then a json in the cache,
+       converted anew by every call
 
     Raises:
-        UserError: the directory is missing, holds none of these, or several of the second kind.
+        UserError: the directory is missing, holds none of these, or several of the second kind; or what is wrong with
+            the files of the fourth.
     """
     directory = Path(directory)
+    if directory.is_file():
+        converted = converted_split(directory, split)
+        if converted is not None:
+            return converted
     if not directory.is_dir():
         what = "is not a folder" if directory.exists() else "does not exist"
-        raise UserError(f"data folder {directory} {what}; expected a folder in COCO's layout")
+        raise UserError(f"data folder {directory} {what}; expected COCO's, Pascal VOC's or YOLO's layout")
     for folder in (directory / split, directory):
         if folder is directory:
             found = _locate_coco_layout(directory, split)
@@ -135,9 +146,13 @@ def locate_split(directory: Path | str, split: str) -> tuple[Path, Path]:
             if not (folder / "images").is_dir():
                 raise UserError(f"{folder} has instances.json but no images/ beside it; put the images there")
             return folder / "instances.json", folder / "images"
+    converted = converted_split(directory, split)
+    if converted is not None:
+        return converted
     raise UserError(
         f"no {split} split in {directory}: expected {split}/instances.json with {split}/images/, "
-        f"annotations/instances_{split}*.json with {split}*/, or instances.json with images/"
+        f"annotations/instances_{split}*.json with {split}*/, instances.json with images/, "
+        "Pascal VOC's Annotations/ with JPEGImages/, or YOLO's data.yaml or images/ with labels/"
     )
 
 
@@ -447,7 +462,7 @@ def image_sizes(annotation_file: Path, images: list[dict[str, Any]], paths: list
     for index, (entry, path) in enumerate(zip(images, paths, strict=True)):
         width, height = entry.get("width"), entry.get("height")
         if width is None or height is None:
-            width, height = _header_size(path)
+            width, height = header_size(path)
         for axis, (key, value) in enumerate((("width", width), ("height", height))):
             pixels = _as_int(value)
             if pixels is None or not 1 <= pixels <= _MAX_SIDE:
@@ -457,14 +472,3 @@ def image_sizes(annotation_file: Path, images: list[dict[str, Any]], paths: list
                 )
             sizes[index, axis] = pixels
     return sizes
-
-
-def _header_size(path: Path) -> tuple[int, int]:
-    """Width and height as decoded, with the orientation applied; reads the header only."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            transposed = image.getexif().get(_ORIENTATION_TAG) in _TRANSPOSED
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {path} is not readable ({error}); its json gives no width and height") from error
-    return (height, width) if transposed else (width, height)

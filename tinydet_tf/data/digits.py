@@ -36,6 +36,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from tinydet_lite.errors import UserError, os_reason
+from tinydet_tf.data.cache import cache_folder
 
 _LOG = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def digits_folder(
     ):
         if value < least:
             raise UserError(f"digits: {name} is {value}, expected at least {least}")
-    root = _default_cache() if cache_dir is None else Path(cache_dir)
+    root = cache_folder() if cache_dir is None else Path(cache_dir)
     final = root / f"digits-v{_VERSION}-seed{seed}-train{num_train}-val{num_val}-size{image_size}"
     if final.exists():
         return _checked(final)
@@ -177,14 +178,6 @@ def digits_folder(
         # Nothing is left under this name after a successful rename; after anything else, Ctrl-C included, there is.
         shutil.rmtree(temporary, ignore_errors=True)
     return _checked(final)
-
-
-def _default_cache() -> Path:
-    named = os.environ.get("TINYDET_CACHE")
-    if named:
-        return Path(named).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "tinydet_tf"
 
 
 def _checked(folder: Path) -> Path:

@@ -1,0 +1,176 @@
+"""From Pascal VOC and YOLO folders to COCO's json, whose images stay where they are.
+
+COCO's format is the one that the rest reads, pycocotools included; so a converted split is a file, for `locate_split`
+one in the cache.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinydet_lite.errors import UserError, os_reason
+from tinydet_lite.files import atomic_write
+from tinydet_tf.data.cache import cache_folder
+from tinydet_tf.data.labelled import ALL, LabelledFolder, LabelledImage
+from tinydet_tf.data.voc import VocFolder, voc_root
+from tinydet_tf.data.yolo import YoloFolder, yolo_source
+
+_LOG = logging.getLogger(__name__)
+
+FORMATS = ("voc", "yolo")
+ANNOTATION_FILE = "instances.json"
+_NAME_LENGTH = 40  # of the data's folder in its cache folder's name, so that a reader finds it
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertedSplit:
+    """document: COCO's json, file names relative to image_dir."""
+
+    document: dict[str, Any]
+    image_dir: Path
+
+    def to_bytes(self) -> bytes:
+        return (json.dumps(self.document) + "\n").encode()
+
+
+def open_folder(path: Path, format: str | None = None) -> LabelledFolder | None:
+    """The data set at a path: a VOC or YOLO folder, or YOLO's data.yaml.
+
+    Args:
+        format: one of FORMATS; None: whichever it is, VOC first.
+
+    Returns:
+        None where it is of neither format.
+
+    Raises:
+        UserError: it is, but something in it is missing, malformed or inconsistent.
+    """
+    if format in ("voc", None):
+        root = voc_root(path)
+        if root is not None:
+            return VocFolder(root)
+    if format in ("yolo", None):
+        source = yolo_source(path)
+        if source is not None:
+            return YoloFolder(source)
+    return None
+
+
+def converted_split(path: Path, split: str) -> tuple[Path, Path] | None:
+    """(annotation file, image folder) of a VOC or YOLO folder's split, the file written to the cache.
+
+    A folder without splits is the split itself, whichever is asked for. The file is replaced where it differs.
+
+    Returns:
+        None where the path is of neither format.
+
+    Raises:
+        UserError: as `open_folder`; or there is no such split; or the cache cannot be written.
+    """
+    folder = open_folder(path)
+    if folder is None:
+        return None
+    hint = "python scripts/convert_dataset.py --val-fraction 0.2 makes a train and a val split"
+    if folder.splits == (ALL,):
+        _LOG.warning("%s has no splits: all of it is taken; %s", path, hint)
+        split = ALL
+    elif split not in folder.splits:
+        raise UserError(f"{path} has no {split} split, only {', '.join(folder.splits)}; {hint}")
+    converted = coco_split(folder, folder.read(split))
+    absolute = os.path.abspath(path)
+    digest = hashlib.sha256(os.fsencode(absolute)).hexdigest()[:12]
+    target = cache_folder() / "converted" / f"{Path(absolute).name[:_NAME_LENGTH]}-{digest}" / split / ANNOTATION_FILE
+    _write_if_changed(target, converted.to_bytes())
+    _LOG.info("%s: %d images of %s, as COCO's json in %s", path, len(converted.document["images"]), split, target)
+    return target, converted.image_dir
+
+
+def coco_split(folder: LabelledFolder, images: list[LabelledImage]) -> ConvertedSplit:
+    """COCO's json of some images of a folder: ignored boxes are crowds, an area is the box's.
+
+    Raises:
+        UserError: the images have no folder in common (they are on several drives).
+    """
+    try:
+        image_dir = Path(os.path.commonpath({str(image.path.parent) for image in images}))
+    except ValueError as error:
+        raise UserError(f"the images are on several drives ({images[0].path}, ...); put them on one") from error
+    annotations = [
+        {
+            "image_id": image_id,
+            "category_id": folder.first_category_id + box.class_index,
+            "bbox": [box.x1, box.y1, box.x2 - box.x1, box.y2 - box.y1],
+            "area": (box.x2 - box.x1) * (box.y2 - box.y1),
+            "iscrowd": int(box.ignored),
+        }
+        for image_id, image in enumerate(images, 1)
+        for box in image.boxes
+    ]
+    document = {
+        "images": [
+            {
+                "id": image_id,
+                "file_name": image.path.relative_to(image_dir).as_posix(),
+                "width": image.width,
+                "height": image.height,
+            }
+            for image_id, image in enumerate(images, 1)
+        ],
+        # From 1: pycocotools takes an annotation 0 for none.
+        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)],
+        "categories": [{"id": folder.first_category_id + c, "name": name} for c, name in enumerate(folder.class_names)],
+    }
+    return ConvertedSplit(document, image_dir)
+
+
+def train_and_val(folder: LabelledFolder, val_fraction: float | None, seed: int) -> dict[str, list[LabelledImage]]:
+    """The images of "train" and "val", in the folder's order; where it has no val split, a random part of the others.
+
+    Args:
+        val_fraction: of the images, for val; at least one image goes to either side.
+        seed: what decides which.
+
+    Raises:
+        UserError: the fraction is out of range, is missing and needed, is given and not needed, or there is one image.
+    """
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise UserError(f"--val-fraction is {val_fraction:g}; expected more than 0 and less than 1")
+    if "val" in folder.splits:
+        if val_fraction is not None:
+            raise UserError("the data has a val split of its own; leave --val-fraction out")
+        if "train" not in folder.splits:
+            raise UserError("the data has a val split and none for train; expected both, or no val")
+        return {split: folder.read(split) for split in folder.splits}
+    if val_fraction is None:
+        raise UserError("the data has no val split; give --val-fraction, for example 0.2")
+    images = folder.read(folder.splits[0])
+    if len(images) < 2:
+        raise UserError("the data has one image; a train and a val split need two")
+    count = min(max(round(val_fraction * len(images)), 1), len(images) - 1)
+    chosen = set(np.random.default_rng(seed).permutation(len(images))[:count].tolist())
+    return {
+        "train": [image for index, image in enumerate(images) if index not in chosen],
+        "val": [image for index, image in enumerate(images) if index in chosen],
+    }
+
+
+def _write_if_changed(target: Path, content: bytes) -> None:
+    """Several processes of one run convert the same data: none replaces what another reads."""
+    try:
+        if target.is_file() and target.read_bytes() == content:
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the cache {target.parent} ({os_reason(error)}); "
+            "set TINYDET_CACHE to a folder that can be written"
+        ) from error
+    atomic_write(target, content)

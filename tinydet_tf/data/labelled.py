@@ -1,0 +1,110 @@
+"""What every reader of a foreign format gives: images with labelled boxes, by split.
+
+Boxes are continuous corners x1, y1, x2, y2 in pixels of the image as it decodes, as the annotations have them: what
+lies outside of the image is load_coco's to clip and count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import reprlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from tinydet_lite.errors import UserError, os_reason
+from tinydet_lite.metadata import is_label
+
+#: The split of a folder that has no splits.
+ALL = "all"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+#: More is a damaged file rather than a data set; LVIS has 1,203.
+MAX_CLASSES = 10_000
+
+#: For values in messages: a malformed one may be of any length and depth.
+shown = reprlib.Repr()
+shown.maxstring = shown.maxlong = shown.maxother = 80
+
+
+class LabelledBox(NamedTuple):
+    """class_index: 0..C-1; ignored: neither an object to find nor background."""
+
+    class_index: int
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    ignored: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledImage:
+    path: Path
+    width: int
+    height: int
+    boxes: tuple[LabelledBox, ...]
+
+
+class LabelledFolder(Protocol):
+    """A data set in a format of its own.
+
+    splits: "train" and "val", one of them, or ALL alone; class_names: of all splits together; first_category_id: of
+    class 0, the others follow.
+    """
+
+    splits: tuple[str, ...]
+    class_names: tuple[str, ...]
+    first_category_id: int
+
+    def read(self, split: str) -> list[LabelledImage]:
+        """The images of one of `splits`, in the order of its list or sorted by name."""
+
+
+def check_class_names(source: Path, names: Sequence[str]) -> None:
+    """Refuses names that the labels of an exported model could not hold, while the file they come from is known.
+
+    Raises:
+        UserError: there is none, there are too many, one is no label (`is_label`), or two are the same.
+    """
+    if not 1 <= len(names) <= MAX_CLASSES:
+        raise UserError(f"{source} has {len(names)} classes; expected 1 to {MAX_CLASSES}")
+    for index, name in enumerate(names):
+        if not is_label(name):
+            raise UserError(
+                f"{source}: class {index} is named {shown.repr(name)}; "
+                "expected one line of valid text, not empty, without space around it"
+            )
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if list(names).count(name) > 1)
+        raise UserError(f"{source}: two classes are named {shown.repr(twice)}; names must be unique")
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: it is missing, cannot be read, or is no UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {os_reason(error)}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not text in UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def file_names(folder: Path) -> list[str]:
+    """Names of what a folder holds besides folders and hidden files, sorted; one call of the system.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            # macOS leaves ._NAME.jpg beside NAME.jpg on other systems' disks; these are no images.
+            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read: {os_reason(error)}") from error
