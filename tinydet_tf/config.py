@@ -239,6 +239,9 @@ class DataConfig:
     val_images: str | None = None
     limit: int | None = None  # train (and validate) on the first N images only
     horizontal_flip: bool | None = None  # null: on, but for the digits (a mirrored 2 is no 2)
+    augmentation: str = "none"  # beside the flip; "ssd": the paper's, whole (section 4.1)
+    mosaic: float = 0.0  # the share of training images that show four (data/small_objects.py)
+    copy_paste: int = 0  # copies of small objects pasted into a training image, at most
     cache: bool = False  # keep decoded, resized images in memory
     validate_on_train: bool = False  # measure AP on the training images: shows what was learnt by heart
     digits_seed: int = 0
@@ -247,8 +250,14 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_ranges(
-            self, "data", positive=("limit", "digits_train_images", "digits_val_images"), natural=("digits_seed",)
+            self,
+            "data",
+            positive=("limit", "digits_train_images", "digits_val_images"),
+            natural=("digits_seed", "copy_paste"),
+            fractions=("mosaic",),
         )
+        if self.augmentation not in ("none", "ssd"):
+            raise UserError(f"data.augmentation is {self.augmentation!r}; choose 'none' or 'ssd'")
 
 
 _TRAIN_POSITIVE = (
@@ -441,6 +450,11 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
     elif hint is int:
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31:
             return value
+        if name == "model.input_size":
+            raise UserError(
+                f"config key {name} is {value!r}; expected int, the one side in pixels: TinyDet's input is square, "
+                "because every image is stretched to it"
+            )
     elif isinstance(value, hint):
         return value
     raise UserError(f"config key {name} is {value!r}; expected {hint.__name__}")

@@ -95,6 +95,7 @@ def test_batch_shapes_padding_and_crowds(coco_document: Document, write_coco: Wr
         "crowd_boxes": ((2, 1, 4), "float32"),
         "crowd_mask": ((2, 1), "bool"),
         "image_ids": ((2,), "int64"),
+        "seeds": ((2, 2), "int32"),
     }
     assert batch["image_ids"].tolist() == [7, 3]
     np.testing.assert_allclose(
@@ -127,6 +128,7 @@ def test_static_shapes_in_training(many: CocoDataset) -> None:
         "crowd_boxes": (4, 1, 4),
         "crowd_mask": (4, 1),
         "image_ids": (4,),
+        "seeds": (4, 2),
     }
     assert pipeline.cardinality().numpy() == len(_collect(pipeline)) == 2
 
@@ -154,16 +156,15 @@ def test_boxes_match_the_numpy_reference(many: CocoDataset, training: bool) -> N
     assert sides == ({0, 1} if training else {0})
 
 
-def test_augmentations_see_the_source_in_training_only(many: CocoDataset) -> None:
-    def blacken_and_empty(sample: dict[str, Any]) -> dict[str, Any]:
-        assert sample["image"].shape.rank == 3 and "seed" in sample
-        kept = {"boxes": sample["boxes"][:0], "classes": sample["classes"][:0]}
-        return sample | {"image": tf.zeros_like(sample["image"])} | kept
-
-    arguments: dict[str, Any] = {"input_size": 16, "batch_size": 1, "augmentations": [blacken_and_empty]}
-    for batch in _collect(build_pipeline(many, training=True, **arguments)):
-        assert not batch["images"].any() and not batch["gt_mask"].any()
-    assert all(batch["images"].any() for batch in _collect(build_pipeline(many, training=False, **arguments)))
+@pytest.mark.parametrize("choice", [{"augmentation": "ssd"}, {"mosaic": 1.0}, {"copy_paste": 5}])
+def test_augmentation_is_for_training_only(many: CocoDataset, choice: dict[str, Any]) -> None:
+    arguments: dict[str, Any] = {"input_size": 16, "batch_size": 11}
+    plain, changed = (_collect(build_pipeline(many, training=False, **arguments, **c)) for c in ({}, choice))
+    _assert_equal(plain, changed)
+    # In training the same images in the same order, of other pixels or with other boxes.
+    (plain,), (changed,) = (_collect(build_pipeline(many, training=True, **arguments, **c)) for c in ({}, choice))
+    np.testing.assert_array_equal(plain["image_ids"], changed["image_ids"])
+    assert (plain["images"] != changed["images"]).any() or plain["gt_mask"].sum() != changed["gt_mask"].sum()
 
 
 @pytest.mark.parametrize(("width", "height", "size"), [(64, 48, 32), (30, 90, 96), (32, 32, 32)])
@@ -218,9 +219,10 @@ def test_pad(count: int) -> None:
     assert padded["crowd_mask"].numpy().tolist() == [count > 0, False]
 
 
-def test_shuffled_reproducibly_and_differently_each_epoch(many: CocoDataset) -> None:
+@pytest.mark.parametrize("extra", [{}, {"augmentation": "ssd", "mosaic": 0.5, "copy_paste": 3}], ids=["plain", "all"])
+def test_shuffled_reproducibly_and_differently_each_epoch(many: CocoDataset, extra: dict[str, Any]) -> None:
     def epochs(**changes: Any) -> list[list[Batch]]:
-        arguments: dict[str, Any] = {"input_size": 16, "batch_size": 4, "training": True, "seed": 9} | changes
+        arguments: dict[str, Any] = {"input_size": 16, "batch_size": 4, "training": True, "seed": 9} | extra | changes
         pipeline = build_pipeline(many, **arguments)
         return [_collect(pipeline) for _ in range(3)]
 
@@ -234,7 +236,7 @@ def test_shuffled_reproducibly_and_differently_each_epoch(many: CocoDataset) -> 
     # A resumed run goes on where the other would have.
     _assert_equal(epochs(first_epoch=2)[0], first[2])
     # .repeat() is another way to the next epoch.
-    repeated = build_pipeline(many, input_size=16, batch_size=4, training=True, seed=9).repeat(2)
+    repeated = build_pipeline(many, input_size=16, batch_size=4, training=True, seed=9, **extra).repeat(2)
     _assert_equal(_collect(repeated), first[0] + first[1])
 
 
@@ -353,7 +355,7 @@ def test_kinds_of_files(tmp_path: Path, kind: str) -> None:
         ({"input_size": 0}, "input_size is 0"),
         ({"max_boxes": 0}, "max_boxes is 0"),
         ({"seed": -1}, "seed is -1, expected at least 0"),
-        ({"cache": True, "augmentations": [dict]}, "cannot be combined with augmentations"),
+        ({"augmentation": "coco"}, "augmentation is 'coco'; choose one of 'none', 'ssd'"),
     ],
 )
 def test_argument_errors(many: CocoDataset, changes: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""How fast training runs: images a second through whole steps, and what they cost against the bare trunk."""
+"""How fast training runs: whole steps against the bare trunk, and the input pipeline stage by stage."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from tinydet_tf.data.coco import CocoDataset
+from tinydet_tf.data.pipeline import make_samples, make_stages
 from tinydet_tf.training.trainer import Batch, Trainer
 
 
@@ -74,3 +76,32 @@ def measure_training(trainer: Trainer, batches: tf.data.Dataset, *, batch_size: 
     for _ in range(steps + 2):
         timed("input", lambda: next(source))
     return Throughput(batch_size, **{name: statistics.median(values[2:]) for name, values in times.items()})
+
+
+def measure_stages(dataset: CocoDataset, *, images: int, repeats: int = 3, **arguments: Any) -> dict[str, float]:
+    """What each stage of the input pipeline costs, in seconds an image on one core.
+
+    The pipeline is run behind its first stage, its first two, and so on, one image at a time; a stage costs what it
+    adds. Interleaved, medians.
+
+    Args:
+      images: read in each run.
+      arguments: of `make_stages`, for training.
+    """
+    stages = make_stages(dataset, training=True, **arguments)
+    functions = list(stages.values())
+    pipelines = [
+        make_samples(len(dataset), functions[: count + 1], 0, 0, True, 1).repeat().take(images)
+        for count in range(len(functions))
+    ]
+    times: list[list[float]] = [[] for _ in pipelines]
+    for _ in range(repeats + 1):
+        for pipeline, own in zip(pipelines, times, strict=True):
+            iterator = iter(pipeline)
+            next(iterator)  # what starting costs
+            start = time.perf_counter()
+            for _ in iterator:
+                pass
+            own.append((time.perf_counter() - start) / (images - 1))
+    totals = [statistics.median(own[1:]) for own in times]
+    return {name: now - before for name, now, before in zip(stages, totals, [0.0, *totals], strict=False)}

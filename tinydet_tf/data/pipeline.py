@@ -12,9 +12,12 @@ tf.data alike:
     crowd_boxes  float32 [k, 4] inclusive pixels
     image_id     int64 []
     seed         int32 [2], of this image in this epoch; a stage folds in a constant of its own
+    window       float32 [4], before the resize: what part of `image` becomes the input (augment.py); may pass borders
+    content      int32 [4], from the resize on: where the image lies in the input, x2 and y2 exclusive
 
-Order: load, augmentations (at the source's resolution), resize, flip, pad. Box arithmetic is mmdetection 1.x's: boxes
-become inclusive at the source's resolution, are scaled by S/W and S/H, then clipped to 0..S-1.
+Order: load, mosaic, expand, crop, resize, photometric distortion, flip, pasted copies, pad. Box arithmetic is
+mmdetection 1.x's: boxes become inclusive at the source's resolution, are moved into the window, scaled by S over its
+sides, then clipped to 0..S-1.
 """
 
 from __future__ import annotations
@@ -27,16 +30,21 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from tinydet_lite.boxes import to_inclusive
 from tinydet_lite.errors import UserError
 from tinydet_lite.preprocess import as_rgb_array, resize_to
+from tinydet_tf.data.augment import FILL_RGB, Sample, expand, min_iou_crop, photometric, whole_window
 from tinydet_tf.data.coco import CocoDataset, CocoImage
+from tinydet_tf.data.small_objects import mosaic_of, paste_copies
 
 _LOG = logging.getLogger(__name__)
 
-Sample = dict[str, Any]
 Stage = Callable[[Sample], Sample]
+
+#: What training does to images beside the flip.
+AUGMENTATIONS = ("none", "ssd")
 
 # Folded into a sample's seed by the stages here; augmentations fold in constants from 16 on.
 _FLIP_SEED = 1
@@ -50,7 +58,9 @@ def build_pipeline(
     training: bool,
     seed: int = 0,
     horizontal_flip: bool = True,
-    augmentations: Sequence[Stage] = (),
+    augmentation: str = "none",
+    mosaic: float = 0.0,
+    copy_paste: int = 0,
     max_boxes: int | None = None,
     drop_remainder: bool | None = None,
     num_parallel_calls: int = tf.data.AUTOTUNE,
@@ -71,19 +81,22 @@ def build_pipeline(
         training: see above. Also drops the last, smaller batch, so that all shapes are static.
         seed: at least 0.
         horizontal_flip: mirror half of the training images.
-        augmentations: stages between load and resize, in training only.
+        augmentation: of training: "none", or "ssd" (augment.py).
+        mosaic: the share of training images that become four images in one (small_objects.py).
+        copy_paste: so many copies of small objects, at most, are pasted into a training image (small_objects.py).
         max_boxes: G; None: the largest number of boxes of an image. Where an image has more, the first ones in the
             file's order are kept, and a warning says how many boxes that drops.
         drop_remainder: None: as `training`.
         num_parallel_calls: of the decoding and of the rest.
         cache: keep decoded and resized images in memory, S*S*3 bytes each, from their first use on. For small sets;
-            not together with augmentations, which need the source's resolution.
+            what augments an image then works on the resized one, at its resolution.
         first_epoch: what the first iteration counts as; a resumed run gives the number of finished epochs.
 
     Returns:
         A dataset of dicts: images uint8 [B, S, S, 3]; gt_boxes float32 [B, G, 4], inclusive pixels, and gt_classes
         int32 [B, G], padded with zeros and -1; gt_mask bool [B, G], False where padded; crowd_boxes float32 [B, K, 4]
-        and crowd_mask bool [B, K]; image_ids int64 [B]. G and K are at least 1. Its cardinality is known.
+        and crowd_mask bool [B, K]; image_ids int64 [B]; seeds int32 [B, 2], by (seed, epoch, image). G and K are at
+        least 1. Its cardinality is known.
 
     Raises:
         UserError: an argument is out of range, or the batch is larger than the data set. While iterating: where no
@@ -106,18 +119,62 @@ def build_pipeline(
             f"batch_size {batch_size} is larger than the {num_images} images of {dataset.annotation_file}; "
             f"give a batch_size of at most {num_images}"
         )
-    if cache and training and augmentations:
-        raise UserError("cache=True keeps resized images and cannot be combined with augmentations; turn one off")
+    if augmentation not in AUGMENTATIONS:
+        raise UserError(f"augmentation is {augmentation!r}; choose one of {', '.join(map(repr, AUGMENTATIONS))}")
 
+    stages = make_stages(
+        dataset,
+        input_size=input_size,
+        training=training,
+        horizontal_flip=horizontal_flip,
+        augmentation=augmentation,
+        mosaic=mosaic,
+        copy_paste=copy_paste,
+        max_boxes=max_boxes,
+        cache=cache,
+    )
+    samples = make_samples(num_images, list(stages.values()), seed, first_epoch, training, num_parallel_calls)
+    return samples.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
+
+
+def make_stages(
+    dataset: CocoDataset,
+    *,
+    input_size: int,
+    training: bool,
+    horizontal_flip: bool = True,
+    augmentation: str = "none",
+    mosaic: float = 0.0,
+    copy_paste: int = 0,
+    max_boxes: int | None = None,
+    cache: bool = False,
+) -> dict[str, Stage]:
+    """Name -> stage, in their order, for the arguments of `build_pipeline`."""
     box_rows, crowd_rows = _padded_sizes(dataset, max_boxes)
     loader = _Loader(dataset, skip_broken=training, cached_size=input_size if cache else None)
-    stages: list[Stage] = [loader.load]
-    if training:
-        stages += augmentations
-    stages.append(lambda sample: resize(sample, input_size))
+    stages: dict[str, Stage] = {"load": loader.load}
+    if training and mosaic:
+        stages["mosaic"] = lambda sample: mosaic_of(sample, loader.arrays, len(dataset), input_size, mosaic)
+        box_rows, crowd_rows = 4 * box_rows, 4 * crowd_rows
+    ssd = training and augmentation == "ssd"
+    if ssd:
+        stages["expand and crop"] = lambda sample: min_iou_crop(expand(whole_window(sample)))
+    stages["resize"] = lambda sample: resize(sample, input_size)
+    if ssd:
+        stages["photometric"] = photometric
     if training and horizontal_flip:
-        stages.append(flip_half)
-    stages.append(lambda sample: pad(sample, box_rows, crowd_rows))
+        stages["flip"] = flip_half
+    if training and copy_paste:
+        stages["paste"] = lambda sample: paste_copies(sample, copy_paste)
+        box_rows += copy_paste
+    stages["pad"] = lambda sample: pad(sample, box_rows, crowd_rows)
+    return stages
+
+
+def make_samples(
+    num_images: int, stages: Sequence[Stage], seed: int, first_epoch: int, shuffle: bool, num_parallel_calls: int
+) -> tf.data.Dataset:
+    """Samples one by one, behind any number of the first stages; see `build_pipeline`."""
 
     def prepare(row: tf.Tensor) -> Sample:  # row int64 [3]
         sample: Sample = {"index": row[0], "seed": tf.cast(row[1:], tf.int32)}
@@ -125,27 +182,60 @@ def build_pipeline(
             sample = stage(sample)
         return sample
 
-    result = _rows(num_images, seed, first_epoch, shuffle=training)
-    result = result.map(prepare, num_parallel_calls=num_parallel_calls)
-    return result.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
+    rows = _rows(num_images, seed, first_epoch, shuffle=shuffle)
+    return rows.map(prepare, num_parallel_calls=num_parallel_calls)
 
 
 def resize(sample: Sample, size: int) -> Sample:
-    """Stretch the image to size x size as the edge does (tinydet_lite.preprocess), without keeping its aspect."""
+    """Stretch the window, or without one the image, to size x size, without keeping its aspect.
 
-    def arrays(
-        pixels: np.ndarray, boxes: np.ndarray, crowd_boxes: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _resize_arrays(pixels, boxes, crowd_boxes, size)
+    A whole image gives the pixels that the edge sees (tinydet_lite.preprocess). What a window has outside of the image
+    is filled with the mean.
+    """
+    sample = dict(sample if "window" in sample else whole_window(sample))
+    window = sample.pop("window")
+    image, content = tf.numpy_function(
+        lambda pixels, part: render(pixels, part, size), [sample["image"], window], (tf.uint8, tf.int32), stateful=False
+    )
+    origin = tf.tile(window[:2], [2])
+    scale = tf.tile(float(size) / (window[2:] - window[:2]), [2])
 
-    inputs = [sample["image"], sample["boxes"], sample["crowd_boxes"]]
-    dtypes = (tf.uint8, tf.float32, tf.float32)
-    image, boxes, crowd_boxes = tf.numpy_function(arrays, inputs, dtypes, stateful=False)
+    def move(boxes: tf.Tensor) -> tf.Tensor:
+        return tf.clip_by_value((boxes - origin) * scale, 0.0, size - 1.0)
+
     return sample | {
         "image": tf.ensure_shape(image, [size, size, 3]),
-        "boxes": tf.ensure_shape(boxes, [None, 4]),
-        "crowd_boxes": tf.ensure_shape(crowd_boxes, [None, 4]),
+        "boxes": move(sample["boxes"]),
+        "crowd_boxes": move(sample["crowd_boxes"]),
+        "content": tf.ensure_shape(content, [4]),
     }
+
+
+def render(pixels: np.ndarray, window: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stretch a window of an image to the input.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        window: float32 [4], corners in the image's pixels, x2 and y2 exclusive; may pass its borders.
+        size: S.
+
+    Returns:
+        uint8 [S, S, 3], the mean where the window shows no image, and int32 [4], where it does.
+    """
+    height, width = pixels.shape[:2]
+    origin, sides = window[:2].astype(np.float64), (window[2:] - window[:2]).astype(np.float64)
+    scale = size / sides
+    # Whole pixels of the input that show the image, and exactly what they show.
+    low = np.clip(np.ceil((0.0 - origin) * scale - 1e-6), 0, size - 1)
+    high = np.clip(np.floor((np.array([width, height]) - origin) * scale + 1e-6), low + 1, size)
+    box = np.concatenate([low / scale + origin, high / scale + origin])
+    box = np.clip(box, 0, [width, height, width, height])
+    canvas = np.empty([size, size, 3], np.uint8)
+    canvas[:] = FILL_RGB
+    (x1, y1), (x2, y2) = low.astype(int), high.astype(int)
+    part = Image.fromarray(pixels).resize((x2 - x1, y2 - y1), Image.Resampling.BILINEAR, box=tuple(box))
+    canvas[y1:y2, x1:x2] = np.asarray(part)
+    return canvas, np.array([x1, y1, x2, y2], np.int32)
 
 
 def _resize_arrays(
@@ -204,6 +294,7 @@ def pad(sample: Sample, box_rows: int, crowd_rows: int) -> dict[str, tf.Tensor]:
         "crowd_boxes": fill(crowd_boxes, crowd_rows, 0.0),
         "crowd_mask": tf.range(crowd_rows) < num_crowds,
         "image_ids": sample["image_id"],
+        "seeds": sample["seed"],
     }
 
 
@@ -287,7 +378,7 @@ class _Loader:
     def load(self, sample: Sample) -> Sample:
         """Add image, boxes, classes, crowd_boxes and image_id to a sample that has index and seed."""
         dtypes = (tf.uint8, tf.float32, tf.int32, tf.float32, tf.int64)
-        image, boxes, classes, crowd_boxes, image_id = tf.numpy_function(self._arrays, [sample["index"]], dtypes)
+        image, boxes, classes, crowd_boxes, image_id = tf.numpy_function(self.arrays, [sample["index"]], dtypes)
         return {
             "image": tf.ensure_shape(image, [None, None, 3]),
             "boxes": tf.ensure_shape(boxes, [None, 4]),
@@ -297,7 +388,8 @@ class _Loader:
             "seed": sample["seed"],
         }
 
-    def _arrays(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
+    def arrays(self, index: np.ndarray | int) -> tuple[np.ndarray, ...]:
+        """Image, boxes, classes, crowd_boxes and image_id of one image, or of the next that decodes."""
         start, count = int(index), len(self._images)
         for candidate in itertools.chain(range(start, count), range(start)):
             if candidate in self._broken:

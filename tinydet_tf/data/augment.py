@@ -1,0 +1,163 @@
+"""SSD's augmentation as mmdetection 1.x runs it (REFERENCE.md, "Training"): stages of the input pipeline.
+
+Shape letters: H and W a source image's sides, S the input's, n and k boxes and crowd boxes of one image, T tries.
+
+A stage is a function from sample to sample (see pipeline.py) that works eagerly and inside tf.data alike. Its random
+numbers come from the sample's seed alone. Expanding and cropping only choose the `window` of the image that the resize
+stretches to the input: nothing is copied sixteenfold to be thrown away again. The photometric distortion follows the
+resize, where it touches S*S pixels; the paper's order differs by the interpolation between distorted pixels alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+Sample = dict[str, Any]
+
+#: Half of the images are expanded up to so many times.
+EXPAND_RATIO = 4.0
+#: A crop keeps every box with at least this IoU with the crop; or any crop; or the image stays whole.
+MIN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9)
+#: Sides of a crop, of the window's; and its height : width.
+MIN_CROP, ASPECTS = 0.3, (0.5, 2.0)
+#: mmdetection tries one demand 50 times, then draws another, without end; here as often as this.
+TRIES, ROUNDS = 50, 10
+BRIGHTNESS, CONTRAST, SATURATION, HUE_DEGREES = 32.0, (0.5, 1.5), (0.5, 1.5), 18.0
+#: What an expanded image is filled with: the mean that normalization subtracts, rounded.
+FILL_RGB = (124, 116, 104)
+
+# Folded into a sample's seed; pipeline.py's own stages use numbers below 16.
+_EXPAND_SEED, _CROP_SEED, _PHOTOMETRIC_SEED = 16, 17, 18
+
+
+def whole_window(sample: Sample) -> Sample:
+    """Add `window`, float32 [4], the whole image: corners in its pixels, whole numbers, x2 and y2 exclusive."""
+    height, width = tf.unstack(tf.cast(tf.shape(sample["image"])[:2], tf.float32))
+    return sample | {"window": tf.stack([0.0, 0.0, width, height])}
+
+
+def expand(sample: Sample) -> Sample:
+    """Half of the time, put the window somewhere into one up to EXPAND_RATIO times as large (SSD's zooming out)."""
+    uniform = _generator(sample["seed"], _EXPAND_SEED)
+    x1, y1, x2, y2 = tf.unstack(sample["window"])
+    width, height = x2 - x1, y2 - y1
+    ratio = uniform([], 1.0, EXPAND_RATIO)
+    left = tf.floor(uniform([], 0.0, 1.0) * width * (ratio - 1.0))
+    top = tf.floor(uniform([], 0.0, 1.0) * height * (ratio - 1.0))
+    corner = tf.stack([x1 - left, y1 - top])
+    larger = tf.concat([corner, corner + tf.floor(tf.stack([width, height]) * ratio)], 0)
+    return sample | {"window": tf.where(uniform([], 0.0, 1.0) < 0.5, larger, sample["window"])}
+
+
+def min_iou_crop(sample: Sample) -> Sample:
+    """SSD's crop: of a random demand, 1 (the window stays), one of MIN_IOUS, or none, the first crop that meets it.
+
+    A crop meets a demand if its IoU with every box is at least the demand's and the centre of a box lies in it. Boxes
+    whose centre lies outside are dropped, the others are cut at its border. An image without boxes stays as it is.
+    """
+    uniform = _generator(sample["seed"], _CROP_SEED)
+    x1, y1, x2, y2 = tf.unstack(sample["window"])
+    width, height = x2 - x1, y2 - y1
+    shape = [ROUNDS, TRIES]
+    crop_w = uniform(shape, MIN_CROP, 1.0) * width
+    crop_h = uniform(shape, MIN_CROP, 1.0) * height
+    left, top = x1 + uniform(shape, 0.0, 1.0) * (width - crop_w), y1 + uniform(shape, 0.0, 1.0) * (height - crop_h)
+    crops = tf.floor(tf.stack([left, top, left + crop_w, top + crop_h], -1))  # [ROUNDS, T, 4]
+    aspect = crop_h / crop_w
+    fits = (aspect >= ASPECTS[0]) & (aspect <= ASPECTS[1])
+
+    boxes = sample["boxes"]  # [n, 4]
+    demands = tf.constant([*MIN_IOUS, 0.0])
+    which = tf.cast(uniform([ROUNDS], 0.0, float(len(MIN_IOUS) + 2)), tf.int32)  # the last: the window stays
+    demand = tf.gather(demands, tf.minimum(which, len(MIN_IOUS)))[:, None]
+    lowest = tf.reduce_min(_iou(crops, boxes), -1)  # [ROUNDS, T]; infinity without boxes
+    fits &= (lowest >= demand) & tf.reduce_any(_centre_inside(crops, boxes), -1)
+    stays = which > len(MIN_IOUS)
+
+    # The first round that succeeds or keeps the window whole.
+    ends = stays | tf.reduce_any(fits, 1)
+    chosen = tf.argmax(tf.cast(ends, tf.int32))
+    keep_all = ~tf.reduce_any(ends) | tf.gather(stays, chosen) | (tf.shape(boxes)[0] == 0)
+    first = tf.argmax(tf.cast(tf.gather(fits, chosen), tf.int32))
+    window = tf.where(keep_all, sample["window"], crops[chosen, first])
+    cropped = sample | {"window": window}
+    for name, follows in (("boxes", ["classes"]), ("crowd_boxes", [])):
+        inside = keep_all | _centre_inside(window, sample[name])
+        cut = tf.where(keep_all, sample[name], _cut(sample[name], window))
+        cropped[name] = tf.boolean_mask(cut, inside)
+        for other in follows:
+            cropped[other] = tf.boolean_mask(sample[other], inside)
+    return cropped
+
+
+def photometric(sample: Sample) -> Sample:
+    """Brightness, contrast, saturation, hue, and the order of the channels, each half of the time.
+
+    `image` uint8 [S, S, 3]; what lies outside of `content`, int32 [4] corners with x2 and y2 exclusive, is filling and
+    stays the mean.
+    """
+    uniform = _generator(sample["seed"], _PHOTOMETRIC_SEED)
+
+    def coin() -> tf.Tensor:
+        return uniform([], 0.0, 1.0) < 0.5
+
+    def contrast(image: tf.Tensor) -> tf.Tensor:
+        return image * tf.where(coin(), uniform([], *CONTRAST), 1.0)
+
+    image = tf.cast(sample["image"], tf.float32)
+    # Hue and saturation are not defined below zero.
+    image = tf.maximum(image + tf.where(coin(), uniform([], -BRIGHTNESS, BRIGHTNESS), 0.0), 0.0)
+    contrast_first = coin()
+    changed = contrast(image)
+    image = tf.where(contrast_first, changed, image)
+    image = tf.image.adjust_saturation(image, tf.where(coin(), uniform([], *SATURATION), 1.0))
+    degrees = tf.where(coin(), uniform([], -HUE_DEGREES, HUE_DEGREES), 0.0)
+    image = tf.image.adjust_hue(image, degrees / 360.0)
+    changed = contrast(image)
+    image = tf.where(contrast_first, image, changed)
+    order = tf.where(coin(), tf.argsort(uniform([3], 0.0, 1.0)), tf.range(3))
+    image = tf.gather(image, order, axis=-1)
+    image = tf.cast(tf.clip_by_value(tf.round(image), 0.0, 255.0), tf.uint8)
+
+    x1, y1, x2, y2 = tf.unstack(sample["content"])
+    rows, columns = tf.range(tf.shape(image)[0])[:, None], tf.range(tf.shape(image)[1])[None]
+    inside = (rows >= y1) & (rows < y2) & (columns >= x1) & (columns < x2)
+    return sample | {"image": tf.where(inside[..., None], image, tf.constant(FILL_RGB, tf.uint8))}
+
+
+def _generator(seed: tf.Tensor, constant: int) -> Callable[..., tf.Tensor]:
+    """uniform(shape, low, high), another draw at each call: calls are counted while the graph is made."""
+    state = {"seed": tf.random.experimental.stateless_fold_in(seed, constant), "calls": 0}
+
+    def uniform(shape: list[int], low: float, high: float) -> tf.Tensor:
+        state["calls"] += 1
+        own = tf.random.experimental.stateless_fold_in(state["seed"], state["calls"])
+        return tf.random.stateless_uniform(shape, own, low, high)
+
+    return uniform
+
+
+def _iou(crops: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """[..., 4] exclusive corners and [n, 4] inclusive boxes -> [..., n]."""
+    boxes = boxes + tf.constant([0.0, 0.0, 1.0, 1.0])
+    crops = crops[..., None, :]
+    sides = tf.minimum(crops[..., 2:], boxes[:, 2:]) - tf.maximum(crops[..., :2], boxes[:, :2])
+    overlap = tf.reduce_prod(tf.maximum(sides, 0.0), -1)
+    areas = [tf.reduce_prod(b[..., 2:] - b[..., :2], -1) for b in (crops, boxes)]
+    return overlap / tf.maximum(areas[0] + areas[1] - overlap, 1.0)
+
+
+def _centre_inside(crops: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+    """[..., 4] exclusive corners and [n, 4] inclusive boxes -> bool [..., n]."""
+    centre = (boxes[:, :2] + boxes[:, 2:] + 1.0) / 2.0
+    crops = crops[..., None, :]
+    return tf.reduce_all((centre > crops[..., :2]) & (centre < crops[..., 2:]), -1)
+
+
+def _cut(boxes: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Inclusive boxes [n, 4] cut at the window's border."""
+    low, high = window[:2], window[2:] - 1.0
+    return tf.concat([tf.maximum(boxes[:, :2], low), tf.minimum(boxes[:, 2:], high)], -1)
