@@ -297,8 +297,9 @@ def test_copies_stand_apart_and_look_like_their_source() -> None:
     classes = np.array([4, 5, 6], np.int32)
     crowds = np.array([[70, 0, 95, 30]], np.float32)
     copied = 0
+    content = np.array([2, 3, 90, 95])
     for seed in range(40):
-        result, new_boxes, new_classes = paste(image, boxes, classes, crowds, 5, np.random.default_rng(seed))
+        result, new_boxes, new_classes = paste(image, boxes, classes, crowds, content, 5, np.random.default_rng(seed))
         np.testing.assert_array_equal(new_boxes[:3], boxes)
         np.testing.assert_array_equal(new_classes[:3], classes)
         assert len(new_boxes) == len(new_classes) <= 8
@@ -312,11 +313,14 @@ def test_copies_stand_apart_and_look_like_their_source() -> None:
             np.testing.assert_array_equal(
                 result[y1 + dy : y2 + 1 + dy, x1 + dx : x2 + 1 + dx], image[y1 : y2 + 1, x1 : x2 + 1]
             )
+            assert (new_boxes[index] >= [2, 3, 2, 3]).all() and (new_boxes[index] <= [89, 94, 89, 94]).all()
             for other in [*np.delete(new_boxes, index, 0), *crowds]:
                 assert iou(new_boxes[index] + [0, 0, 1, 1], other) == 0
             copied += 1
     assert copied > 30
-    assert (image == image).all()
+
+
+WHOLE = np.array([0, 0, 50, 50])
 
 
 def test_nothing_to_paste() -> None:
@@ -324,5 +328,5 @@ def test_nothing_to_paste() -> None:
     nothing = np.zeros((0, 4), np.float32)
     for boxes in (nothing, np.array([[0, 0, 45, 45]], np.float32)):
         classes = np.zeros(len(boxes), np.int32)
-        result, new_boxes, new_classes = paste(image, boxes, classes, nothing, 5, np.random.default_rng(0))
+        result, new_boxes, new_classes = paste(image, boxes, classes, nothing, WHOLE, 5, np.random.default_rng(0))
         assert result is image and len(new_boxes) == len(boxes) == len(new_classes)

@@ -13,9 +13,9 @@ tf.data alike:
     image_id     int64 []
     seed         int32 [2], of this image in this epoch; a stage folds in a constant of its own
     window       float32 [4], before the resize: what part of `image` becomes the input (augment.py); may pass borders
-    content      int32 [4], from the resize on: where the image lies in the input, x2 and y2 exclusive
+    content      int32 [4], from the resize to the flip: where the image lies in the input, x2 and y2 exclusive
 
-Order: load, mosaic, expand, crop, resize, photometric distortion, flip, pasted copies, pad. Box arithmetic is
+Order: load, mosaic, expand, crop, resize, photometric distortion, pasted copies, flip, pad. Box arithmetic is
 mmdetection 1.x's: boxes become inclusive at the source's resolution, are moved into the window, scaled by S over its
 sides, then clipped to 0..S-1.
 """
@@ -162,11 +162,11 @@ def make_stages(
     stages["resize"] = lambda sample: resize(sample, input_size)
     if ssd:
         stages["photometric"] = photometric
-    if training and horizontal_flip:
-        stages["flip"] = flip_half
     if training and copy_paste:
         stages["paste"] = lambda sample: paste_copies(sample, copy_paste)
         box_rows += copy_paste
+    if training and horizontal_flip:
+        stages["flip"] = flip_half
     stages["pad"] = lambda sample: pad(sample, box_rows, crowd_rows)
     return stages
 

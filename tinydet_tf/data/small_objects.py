@@ -92,15 +92,24 @@ def tile(images: list[Arrays], size: int, rng: np.random.Generator) -> Arrays:
 
 
 def paste_copies(sample: Sample, most: int) -> Sample:
-    """Paste up to `most` copies of the image's small objects where nothing is; `image` uint8 [S, S, 3]."""
+    """Paste up to `most` copies of the image's small objects where nothing is.
+
+    `image` is uint8 [S, S, 3]; copies stay inside of `content`, the part that is no filling.
+    """
 
     def arrays(
-        seed: np.ndarray, image: np.ndarray, boxes: np.ndarray, classes: np.ndarray, crowd_boxes: np.ndarray
+        seed: np.ndarray,
+        image: np.ndarray,
+        boxes: np.ndarray,
+        classes: np.ndarray,
+        crowd_boxes: np.ndarray,
+        content: np.ndarray,
     ) -> Arrays:
-        return paste(image, boxes, classes, crowd_boxes, most, np.random.default_rng(seed.astype(np.uint32)))
+        rng = np.random.default_rng(seed.astype(np.uint32))
+        return paste(image, boxes, classes, crowd_boxes, content, most, rng)
 
     seed = tf.random.experimental.stateless_fold_in(sample["seed"], _PASTE_SEED)
-    inputs: list[Any] = [sample[key] for key in ("image", "boxes", "classes", "crowd_boxes")]
+    inputs: list[Any] = [sample[key] for key in ("image", "boxes", "classes", "crowd_boxes", "content")]
     image, boxes, classes = tf.numpy_function(arrays, [seed, *inputs], (tf.uint8, tf.float32, tf.int32))
     return sample | {
         "image": tf.ensure_shape(image, sample["image"].shape),
@@ -114,10 +123,17 @@ def paste(
     boxes: np.ndarray,
     classes: np.ndarray,
     crowd_boxes: np.ndarray,
+    content: np.ndarray,
     most: int,
     rng: np.random.Generator,
 ) -> Arrays:
-    """uint8 [H, W, 3], inclusive boxes [n, 4], classes [n], crowd boxes [k, 4] -> image, boxes and classes with copies.
+    """An image, its boxes and classes with copies of small objects.
+
+    Args:
+      image: uint8 [S, S, 3].
+      boxes, classes, crowd_boxes: [n, 4] inclusive, [n], [k, 4].
+      content: int32 [4], x2 and y2 exclusive: where copies may lie.
+      most: of them.
 
     A copy is the box's rectangle of pixels, moved by whole pixels and mirrored never (a mirrored 2 is no 2).
     """
@@ -125,17 +141,19 @@ def paste(
     small = np.flatnonzero((np.prod(sides, 1) < SMALL_SIDE**2) & (sides.min(1, initial=np.inf) >= LEAST_SIDE))
     if not len(small) or most < 1:
         return image, boxes, classes
-    height, width = image.shape[:2]
+    left, top, right, bottom = (int(v) for v in content)
     pasted = image.copy()
     all_boxes, all_classes = list(boxes), list(classes)
     for source in rng.choice(small, int(rng.integers(0, most + 1))):
         # The whole pixels that the box touches, from the image without copies.
         x1, y1 = np.floor(boxes[source, :2]).astype(int)
-        x2, y2 = np.minimum(np.ceil(boxes[source, 2:]).astype(int) + 1, [width, height])
+        x2, y2 = np.minimum(np.ceil(boxes[source, 2:]).astype(int) + 1, [right, bottom])
+        if x1 < left or y1 < top:  # by a rounding
+            continue
         taken = np.concatenate([np.reshape(all_boxes, (-1, 4)), crowd_boxes])
         for _ in range(PLACES):
-            move_x = int(rng.integers(-x1, width - x2 + 1))
-            move_y = int(rng.integers(-y1, height - y2 + 1))
+            move_x = int(rng.integers(left - x1, right - x2 + 1))
+            move_y = int(rng.integers(top - y1, bottom - y2 + 1))
             copy = boxes[source] + np.array([move_x, move_y] * 2, np.float32)
             apart = (copy[:2] > taken[:, 2:] + MARGIN).any(1) | (copy[2:] + MARGIN < taken[:, :2]).any(1)
             if apart.all():

@@ -1,0 +1,217 @@
+"""Images sorted into a folder a class: which there are, and batches of them for an image classifier.
+
+Shape letters: B images of a batch, S the input's side, C classes.
+
+Two layouts: ROOT/CLASS/IMAGE, of which a share of each class becomes the validation split, and
+ROOT/{train,val}/CLASS/IMAGE. Pixels are decoded and stretched as the detector's are (tinydet_lite.preprocess): what is
+learnt here is learnt on the pixels that the detector sees. Keras's image_dataset_from_directory decodes with
+TensorFlow, which knows no EXIF orientation, and resizes without antialiasing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tinydet_lite.errors import UserError, os_reason
+from tinydet_lite.preprocess import as_rgb_array, resize_to
+from tinydet_tf.data.augment import Sample
+from tinydet_tf.data.labelled import IMAGE_SUFFIXES, check_class_names, file_names
+from tinydet_tf.data.pipeline import make_samples, render
+
+_LOG = logging.getLogger(__name__)
+
+TRAIN, VAL = "train", "val"
+DEFAULT_VAL_FRACTION = 0.1
+
+#: A training image shows so much of its area at least, at a ratio of sides up to this.
+MIN_AREA, MAX_RATIO = 0.25, 4 / 3
+
+
+@dataclass(frozen=True)
+class ClassifiedImages:
+    """Files and the class of each, 0..C-1."""
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """A data set; both splits have all classes."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    train: ClassifiedImages
+    val: ClassifiedImages
+
+
+def read_class_folders(root: Path, *, val_fraction: float | None = None, seed: int = 0) -> ClassFolders:
+    """Lists a data set; no image is opened.
+
+    Args:
+      root: in one of the two layouts.
+      val_fraction: of each class's images, for validation; None: DEFAULT_VAL_FRACTION. Only where there is no val/.
+      seed: of the choice.
+
+    Returns:
+      Classes by the names of their folders, sorted; hidden files and those of other kinds are passed over.
+
+    Raises:
+      UserError: no folder, fewer than two classes, a class without images, or splits of different classes.
+    """
+    if not root.is_dir():
+        raise UserError(f"--data {root} is no folder; give one with a folder of images a class")
+    names = _folder_names(root)
+    splits = {TRAIN, VAL} & set(names)
+    if splits and set(names) <= {TRAIN, VAL}:
+        if splits != {TRAIN, VAL}:
+            missing = ({TRAIN, VAL} - splits).pop()
+            raise UserError(
+                f"{root} has {splits.pop()}/ and no {missing}/; give both, or a folder whose folders are the classes"
+            )
+        if val_fraction is not None:
+            raise UserError(f"{root} has a {VAL}/ of its own; leave --val-fraction out")
+        train, val = (_files_of_classes(root / split) for split in (TRAIN, VAL))
+        if list(train) != list(val):
+            alone = sorted(set(train) ^ set(val))
+            raise UserError(
+                f"{root}: class {alone[0]!r} is in one of {TRAIN}/ and {VAL}/ alone; both need the same classes"
+            )
+        return ClassFolders(root, tuple(train), _flat(train), _flat(val))
+    fraction = DEFAULT_VAL_FRACTION if val_fraction is None else val_fraction
+    if not 0 < fraction < 1:
+        raise UserError(f"--val-fraction is {fraction}; give a number between 0 and 1")
+    train, val = {}, {}
+    for index, (name, files) in enumerate(_files_of_classes(root).items()):
+        if len(files) < 2:
+            raise UserError(f"{root / name} has 1 image; a class needs 2, one to train on and one to validate on")
+        count = min(max(1, round(fraction * len(files))), len(files) - 1)
+        chosen = set(np.random.default_rng([seed, index]).permutation(len(files))[:count].tolist())
+        train[name] = [file for i, file in enumerate(files) if i not in chosen]
+        val[name] = [file for i, file in enumerate(files) if i in chosen]
+    return ClassFolders(root, tuple(train), _flat(train), _flat(val))
+
+
+def _files_of_classes(root: Path) -> dict[str, list[Path]]:
+    """Class -> its images, both sorted."""
+    names = _folder_names(root)
+    if len(names) < 2:
+        came = f"the one class {names[0]!r}" if names else "no folder"
+        raise UserError(f"{root} holds {came}; expected a folder of images for each of at least 2 classes")
+    check_class_names(root, names)
+    found = {}
+    for name in names:
+        files = [root / name / file for file in file_names(root / name) if file.lower().endswith(IMAGE_SUFFIXES)]
+        if not files:
+            raise UserError(f"class folder {root / name} holds no image ({', '.join(IMAGE_SUFFIXES)}); fill or remove it")
+        found[name] = files
+    return found
+
+
+def _folder_names(root: Path) -> list[str]:
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"folder {root} cannot be read: {os_reason(error)}") from error
+
+
+def _flat(classes: dict[str, list[Path]]) -> ClassifiedImages:
+    pairs = [(file, label) for label, files in enumerate(classes.values()) for file in files]
+    return ClassifiedImages(tuple(file for file, _ in pairs), tuple(label for _, label in pairs))
+
+
+def class_batches(
+    images: ClassifiedImages,
+    num_classes: int,
+    *,
+    input_size: int,
+    batch_size: int,
+    training: bool,
+    seed: int = 0,
+    horizontal_flip: bool = True,
+) -> tf.data.Dataset:
+    """Batches for Keras: images uint8 [B, S, S, 3] RGB and one-hot float32 [B, C]; iterating once is one epoch.
+
+    Training shuffles, shows a random window of each image (MIN_AREA, MAX_RATIO), mirrors half of them, drops the last,
+    smaller batch, and takes the next image for one that does not decode, with a warning that names it. What happens to
+    an image depends on (seed, epoch, image) alone. Otherwise each image is stretched whole, in order.
+
+    Raises:
+      UserError: the batch is larger than the split. While iterating: where no image decodes, or one does not and
+        training is off, tf.errors.InvalidArgumentError, whose message has the UserError's line.
+    """
+    if training and batch_size > len(images.paths):
+        raise UserError(
+            f"--batch-size is {batch_size}, the training split has {len(images.paths)} images; give a smaller one"
+        )
+    loader = _Loader(images, input_size, windows=training)
+
+    def load(sample: Sample) -> Sample:
+        image, label = tf.numpy_function(loader.load, [sample["index"], sample["seed"]], (tf.uint8, tf.int64))
+        image = tf.ensure_shape(image, [input_size, input_size, 3])
+        return sample | {"image": image, "label": tf.one_hot(tf.ensure_shape(label, []), num_classes)}
+
+    def mirror(sample: Sample) -> Sample:
+        chosen = tf.random.stateless_uniform([], sample["seed"]) < 0.5
+        return sample | {"image": tf.where(chosen, tf.reverse(sample["image"], [1]), sample["image"])}
+
+    stages = [load, mirror] if training and horizontal_flip else [load]
+    samples = make_samples(len(images.paths), stages, seed, 0, training, tf.data.AUTOTUNE)
+    pairs = samples.map(lambda sample: (sample["image"], sample["label"]))
+    return pairs.batch(batch_size, drop_remainder=training).prefetch(tf.data.AUTOTUNE)
+
+
+def random_window(width: int, height: int, generator: np.random.Generator) -> np.ndarray:
+    """A part of an image to train on: float32 [4] corners in its pixels, x2 and y2 exclusive.
+
+    Its share of the area is uniform in MIN_AREA..1 and its ratio of sides over the image's log-uniform up to MAX_RATIO,
+    both cut where the window would pass the border.
+    """
+    area = generator.uniform(MIN_AREA, 1.0)
+    ratio = math.exp(generator.uniform(-1.0, 1.0) * math.log(MAX_RATIO))
+    shares = np.minimum(np.sqrt([area * ratio, area / ratio]), 1.0)
+    sides = shares * (width, height)
+    origin = generator.uniform(size=2) * ((width, height) - sides)
+    return np.concatenate([origin, origin + sides]).astype(np.float32)
+
+
+class _Loader:
+    """From an index to the network's input and its class."""
+
+    def __init__(self, images: ClassifiedImages, size: int, *, windows: bool) -> None:
+        self._images, self._size, self._training = images, size, windows
+        self._broken: set[int] = set()
+        self._lock = threading.Lock()  # tf.data calls from several threads
+
+    def load(self, index: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.int64]:
+        start, count = int(index), len(self._images.paths)
+        for candidate in itertools.chain(range(start, count), range(start)):
+            if candidate in self._broken:
+                continue
+            try:
+                return self._pixels(candidate, seed), np.int64(self._images.labels[candidate])
+            except UserError as error:
+                if not self._training:
+                    raise
+                with self._lock:
+                    if candidate not in self._broken:
+                        self._broken.add(candidate)
+                        _LOG.warning("skipping an image in training: %s", error)
+        raise UserError(f"none of the {count} training images could be used; the warnings above say why")
+
+    def _pixels(self, index: int, seed: np.ndarray) -> np.ndarray:
+        pixels = as_rgb_array(self._images.paths[index])
+        if not self._training:
+            return resize_to(pixels, self._size)
+        height, width = pixels.shape[:2]
+        return render(pixels, random_window(width, height, np.random.default_rng(seed)), self._size)[0]
