@@ -256,9 +256,8 @@ def flip_half(sample: Sample) -> Sample:
     """Mirror one sample in two, by its seed."""
     seed = tf.random.experimental.stateless_fold_in(sample["seed"], _FLIP_SEED)
     mirrored = tf.random.stateless_uniform([], seed) < 0.5
-    flipped = flip(sample)
-    changed = ("image", "boxes", "crowd_boxes")
-    return sample | {key: tf.where(mirrored, flipped[key], sample[key]) for key in changed}
+    changed = {key: sample[key] for key in ("image", "boxes", "crowd_boxes")}
+    return sample | tf.cond(mirrored, lambda: flip(changed), lambda: changed)
 
 
 def flip(sample: Sample) -> Sample:
