@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 from pathlib import Path
 
 from tinydet_lite.cli import run
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import VARIANTS, Config, load_config
+from tinydet_tf.training.cluster import check_cluster
 
 #: The recipe of a run without data and without a config.
 DIGITS = Path(__file__).resolve().parents[1] / "configs" / "digits_s.yaml"
@@ -32,7 +34,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, metavar="RUN", help="the run folder (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch of --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
-    parser.add_argument("--strategy", choices=("one", "mirrored", "multiworker"), default="one", help="devices")
+    parser.add_argument(
+        "--strategy", choices=("one", "mirrored", "multiworker"), default="one",
+        help="devices: one; mirrored, all GPUs of this machine; multiworker, all machines that TF_CONFIG names, which "
+        "all run this same command (default: one)",
+    )  # fmt: skip
     parser.add_argument(
         "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
         help="override a config key, for example train.epochs=3 (may be repeated)",
@@ -43,8 +49,6 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    if args.strategy != "one":
-        raise UserError(f"--strategy {args.strategy} is not there yet; use --strategy one")
     if args.resume and args.overwrite:
         raise UserError("--resume goes on with a run and --overwrite removes it; give one of them")
     sources = {
@@ -68,16 +72,25 @@ def main() -> None:
     name = args.config.stem if args.config else f"tinydet_{config.variant.lower()}"
     output = args.output or Path("runs") / name
 
+    if args.strategy == "multiworker":
+        check_cluster(os.environ)
+
     # Only now, so that --help and a mistyped key do not wait for TensorFlow.
-    from tinydet_tf.training.run import resumed_config, train, uses_digits
+    from tinydet_tf.training.distribution import is_chief, open_strategy
+    from tinydet_tf.training.run import train, uses_digits
+    from tinydet_tf.training.run_folder import resumed_config
     from tinydet_tf.weights import weights_file
+
+    strategy = open_strategy(args.strategy)
 
     if args.resume:
         config = resumed_config(output, args.assignments)
     elif uses_digits(config.data):
         print(f"No --data given: training on the embedded digits set with {recipe.name if recipe else 'the defaults'}.")
     init = weights_file(args.init) if args.init else None
-    result = train(config, output, init=init, resume=args.resume, overwrite=args.overwrite)
+    result = train(config, output, init=init, resume=args.resume, overwrite=args.overwrite, strategy=strategy)
+    if not is_chief(strategy):
+        return
     best = result["best"]
     if best:
         print(f"Best epoch {best['epoch']}: AP {best['val_AP']:.3f}, AP50 {best['val_AP50']:.3f}, "

@@ -277,7 +277,7 @@ def test_bad_options(command: Command, trained: Path, tmp_path: Path) -> None:
     command("train.py", "--set", "train.epoch=3").assert_refused("did you mean 'epochs'")
     command("train.py", "--config", tmp_path / "no.yaml").assert_refused("no.yaml cannot be read")
     command("train.py", "--resume", "--output", tmp_path).assert_refused("no run to resume")
-    command("train.py", "--strategy", "mirrored").assert_refused("not there yet")
+    command("train.py", "--strategy", "multiworker").assert_refused("TF_CONFIG")
     command("export.py", "--model", trained, "--output", tmp_path / "x.bin").assert_refused(".tflite")
     command("export.py", "--model", trained, "--output", tmp_path / "no" / "x.tflite").assert_refused("no folder")
     command("export.py", "--model", trained, "--format", "int8", "--output", tmp_path / "x.tflite").assert_refused(

@@ -75,6 +75,7 @@ def batch_of(boxes: list[list[list[float]]], rows: int, filler: float = 0.0) -> 
         "gt_mask": tf.constant(mask),
         "crowd_boxes": tf.fill([count, 1, 4], filler),
         "crowd_mask": tf.zeros([count, 1], tf.bool),
+        "seeds": tf.stack([tf.range(count), tf.fill([count], 3)], 1),
     }
 
 
@@ -94,7 +95,6 @@ CASES: dict[str, list[list[list[float]]]] = {
 
 
 def gradients_of(trainer: Trainer, batch: dict[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor], list[Any]]:
-    tf.random.set_seed(3)  # the RPN's sampling
     with tf.GradientTape() as tape:
         results = trainer.compute_losses(batch)
         loss = tf.add_n([results[name] for name in NAMES])
@@ -162,7 +162,6 @@ def test_weight_decay_is_added_to_the_clipped_gradient() -> None:
         before = [w.numpy() for w in detector.trainable_weights]
         batch = batch_of([[[10, 10, 40, 40]]], rows=2)
         batch["images"] = batch["images"][:, :64, :64]
-        tf.random.set_seed(1)
         one.train_step(batch)
         moves.append((before, [w.numpy() for w in detector.trainable_weights]))
     (start, plain), (_, decayed) = moves

@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 
 from tinydet_tf.data.coco import CocoDataset
-from tinydet_tf.data.pipeline import make_samples, make_stages
+from tinydet_tf.data.pipeline import image_rows, make_samples, make_stages
 from tinydet_tf.training.trainer import Batch, Trainer
 
 
@@ -91,7 +91,7 @@ def measure_stages(dataset: CocoDataset, *, images: int, repeats: int = 3, **arg
     stages = make_stages(dataset, training=True, **arguments)
     functions = list(stages.values())
     pipelines = [
-        make_samples(len(dataset), functions[: count + 1], 0, 0, True, 1).repeat().take(images)
+        make_samples(image_rows(len(dataset), 0, 0, shuffle=True), functions[: count + 1], 1).repeat().take(images)
         for count in range(len(functions))
     ]
     times: list[list[float]] = [[] for _ in pipelines]

@@ -66,6 +66,7 @@ def build_pipeline(
     num_parallel_calls: int = tf.data.AUTOTUNE,
     cache: bool = False,
     first_epoch: int = 0,
+    part: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Batches of images and ground truth; iterating once is one epoch.
 
@@ -90,6 +91,8 @@ def build_pipeline(
         num_parallel_calls: of the decoding and of the rest.
         cache: keep decoded and resized images in memory, S*S*3 bytes each, from their first use on. For small sets;
             what augments an image then works on the resized one, at its resolution.
+        part: (index, count): the index-th of count equal parts of each batch, which is all that is loaded. B is still
+            the whole batch's; the dataset's batches are B / count.
         first_epoch: what the first iteration counts as; a resumed run gives the number of finished epochs.
 
     Returns:
@@ -133,7 +136,14 @@ def build_pipeline(
         max_boxes=max_boxes,
         cache=cache,
     )
-    samples = make_samples(num_images, list(stages.values()), seed, first_epoch, training, num_parallel_calls)
+    rows = image_rows(num_images, seed, first_epoch, shuffle=training)
+    index, count = part
+    if count > 1:
+        size = batch_size // count
+        rows = rows.batch(batch_size, drop_remainder=True).map(lambda batch: batch[index * size : (index + 1) * size])
+        rows = rows.unbatch().apply(tf.data.experimental.assert_cardinality(num_images // batch_size * size))
+        batch_size = size
+    samples = make_samples(rows, list(stages.values()), num_parallel_calls)
     return samples.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
 
 
@@ -171,10 +181,8 @@ def make_stages(
     return stages
 
 
-def make_samples(
-    num_images: int, stages: Sequence[Stage], seed: int, first_epoch: int, shuffle: bool, num_parallel_calls: int
-) -> tf.data.Dataset:
-    """Samples one by one, behind any number of the first stages; see `build_pipeline`."""
+def make_samples(rows: tf.data.Dataset, stages: Sequence[Stage], num_parallel_calls: int) -> tf.data.Dataset:
+    """Samples one by one, behind any number of the first stages. rows: int64 [3], see `image_rows`."""
 
     def prepare(row: tf.Tensor) -> Sample:  # row int64 [3]
         sample: Sample = {"index": row[0], "seed": tf.cast(row[1:], tf.int32)}
@@ -182,7 +190,6 @@ def make_samples(
             sample = stage(sample)
         return sample
 
-    rows = _rows(num_images, seed, first_epoch, shuffle=shuffle)
     return rows.map(prepare, num_parallel_calls=num_parallel_calls)
 
 
@@ -321,7 +328,7 @@ def load_arrays(image: CocoImage) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     )
 
 
-def _rows(num_images: int, seed: int, first_epoch: int, *, shuffle: bool) -> tf.data.Dataset:
+def image_rows(num_images: int, seed: int, first_epoch: int, *, shuffle: bool) -> tf.data.Dataset:
     """int64 [3] an image: its index and the two halves of its seed in this epoch."""
     epochs: Iterator[int] = itertools.count(first_epoch)
 
@@ -377,7 +384,10 @@ class _Loader:
     def load(self, sample: Sample) -> Sample:
         """Add image, boxes, classes, crowd_boxes and image_id to a sample that has index and seed."""
         dtypes = (tf.uint8, tf.float32, tf.int32, tf.float32, tf.int64)
-        image, boxes, classes, crowd_boxes, image_id = tf.numpy_function(self.arrays, [sample["index"]], dtypes)
+        # Called stateless, or tf.data would make the map sequential where it promises an order.
+        image, boxes, classes, crowd_boxes, image_id = tf.numpy_function(
+            self.arrays, [sample["index"]], dtypes, stateful=False
+        )
         return {
             "image": tf.ensure_shape(image, [None, None, 3]),
             "boxes": tf.ensure_shape(boxes, [None, 4]),

@@ -57,7 +57,7 @@ def mosaic_of(
     seed = tf.random.experimental.stateless_fold_in(sample["seed"], _MOSAIC_SEED)
     inputs = [sample[key] for key in ("image", "boxes", "classes", "crowd_boxes")]
     dtypes = (tf.uint8, tf.float32, tf.int32, tf.float32)
-    image, boxes, classes, crowd_boxes = tf.numpy_function(arrays, [seed, *inputs], dtypes)
+    image, boxes, classes, crowd_boxes = tf.numpy_function(arrays, [seed, *inputs], dtypes, stateful=False)
     return sample | {
         "image": tf.ensure_shape(image, [None, None, 3]),
         "boxes": tf.ensure_shape(boxes, [None, 4]),
@@ -110,7 +110,7 @@ def paste_copies(sample: Sample, most: int) -> Sample:
 
     seed = tf.random.experimental.stateless_fold_in(sample["seed"], _PASTE_SEED)
     inputs: list[Any] = [sample[key] for key in ("image", "boxes", "classes", "crowd_boxes", "content")]
-    image, boxes, classes = tf.numpy_function(arrays, [seed, *inputs], (tf.uint8, tf.float32, tf.int32))
+    image, boxes, classes = tf.numpy_function(arrays, [seed, *inputs], (tf.uint8, tf.float32, tf.int32), stateful=False)
     return sample | {
         "image": tf.ensure_shape(image, sample["image"].shape),
         "boxes": tf.ensure_shape(boxes, [None, 4]),

@@ -2,11 +2,14 @@
 
 B images, S samples an image, A anchors of all levels, G padded ground truths, R = B * S.
 Every loss is divided by the number of samples with a weight, over the whole batch, so that padding counts for nothing.
+In distributed training that is the batch of all replicas: each has its share of a loss, and their sum is the loss.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
+
+from tinydet_tf.training.distribution import sum_over_replicas
 
 #: Smooth L1 turns from quadratic to linear here.
 RPN_BETA = 1.0 / 9.0
@@ -20,8 +23,8 @@ def smooth_l1(error: tf.Tensor, beta: float) -> tf.Tensor:
 
 
 def total_weight(weight: tf.Tensor) -> tf.Tensor:
-    """The number of samples of the batch, at least 1."""
-    return tf.maximum(tf.reduce_sum(weight), 1.0)
+    """The number of samples of the batch, of all replicas together, at least 1. A constant to the gradient."""
+    return tf.maximum(sum_over_replicas(tf.stop_gradient(tf.reduce_sum(weight))), 1.0)
 
 
 def objectness_loss(logits: tf.Tensor, positive: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:

@@ -6,12 +6,8 @@ for TensorBoard, and backup/ with the optimizer's state, from which `resume` goe
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-import shutil
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +15,28 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tinydet_lite.errors import UserError
-from tinydet_lite.files import atomic_write, remove_leftovers
-from tinydet_tf.config import Config, DataConfig, TrainConfig, load_config, save_config
+from tinydet_tf.config import Config, DataConfig, TrainConfig
 from tinydet_tf.data.coco import CocoDataset, load_coco, locate_split
 from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.data.pipeline import build_pipeline
-from tinydet_tf.evaluation import KerasDetector, evaluate, match_classes
+from tinydet_tf.evaluation import match_classes
+from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.training.callbacks import DIVERGED, History, make_callbacks
+from tinydet_tf.training.distribution import (
+    PlainCopy,
+    check_batch_size,
+    is_chief,
+    split_batches,
+    wait_for_all,
+    worker,
+)
+from tinydet_tf.training.run_folder import METRICS, check_folder, clear_folder, finished_epochs, prepare_folder
 from tinydet_tf.training.schedule import WarmupCosine
 from tinydet_tf.training.trainer import Trainer
-from tinydet_tf.weights import BEST, LAST, Initialized, initialize, save_weights, with_classes
+from tinydet_tf.weights import Initialized, initialize, save_weights, with_classes
 
 log = logging.getLogger(__name__)
-
-CONFIG, METRICS, LOGS, BACKUP = "config.yaml", "metrics.json", "logs", "backup"
-#: What a resumed run may change.
-RESUMABLE = ("train.epochs", "train.validate_every", "train.early_stopping_patience")
-_DIVERGED = "the loss is no longer a number; lower train.learning_rate (or train.clip_norm) and start anew"
-_OURS = (CONFIG, METRICS, LOGS, BACKUP, BEST, LAST)
 
 
 def load_split(data: DataConfig, split: str) -> CocoDataset:
@@ -74,38 +74,6 @@ def flips(data: DataConfig) -> bool:
     return not uses_digits(data) if data.horizontal_flip is None else data.horizontal_flip
 
 
-def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Makes sure that a new run may use the folder; writes nothing.
-
-    Raises:
-      UserError: the folder is taken.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file; give a folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / CONFIG).is_file():
-            raise UserError(f"--output {folder} is not empty and not a run; give a new folder")
-        if not overwrite:
-            raise UserError(f"{folder} already holds a run; add --resume to go on, --overwrite to start anew")
-
-
-def resumed_config(folder: Path, assignments: Sequence[str] = ()) -> Config:
-    """The configuration of the run in a folder, with what may change in between.
-
-    Args:
-      assignments: `key=value` of RESUMABLE keys.
-
-    Raises:
-      UserError: there is no run, or another key is to change.
-    """
-    if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} holds no run to resume (no {CONFIG}); start it without --resume")
-    for assignment in assignments:
-        if assignment.partition("=")[0] not in RESUMABLE:
-            raise UserError(f"--resume keeps the run's configuration; only {', '.join(RESUMABLE)} may be --set")
-    return load_config(folder / CONFIG, assignments=assignments)
-
-
 def train(
     config: Config,
     folder: Path,
@@ -113,9 +81,14 @@ def train(
     init: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    strategy: Any = None,
     verbose: int | None = None,
 ) -> dict[str, Any]:
     """Trains and leaves a run folder.
+
+    Killed at any moment and resumed, a run ends with the weights of one that was not: everything random depends on
+    (seed, epoch, image), and backup/ always holds the last whole epoch. To the last bit where sums are always added in
+    the same order, see `add_in_order`; otherwise as close as two runs are.
 
     Args:
       config: the experiment; of a run that is resumed what `resumed_config` gives.
@@ -123,16 +96,22 @@ def train(
       init: a weights file, also of a backbone alone or of other classes: what matches is what the detector starts from.
       resume: go on from the last whole epoch.
       overwrite: replace a run that is there.
-      verbose: Keras': 0 silent, 1 a progress bar, 2 a line an epoch; None: the bar on a terminal, else the line.
+      strategy: what `open_strategy` gives; None: one device. All workers call this with the same arguments, and the
+        folder is one that all of them see: the chief writes it, and everybody resumes from it.
+      verbose: Keras': 0 silent, 1 a progress bar, 2 a line an epoch; None: the bar on a terminal, else the line, and
+        silent in workers that are not the chief.
 
     Returns:
       The last line of metrics.json's history and the best one: {"last": {...}, "best": {...}}.
 
     Raises:
-      UserError: wrong data or configuration, a folder that is taken or cannot be written, or a loss that is no number.
-        A run that has not finished an epoch by then leaves nothing behind.
+      UserError: wrong data or configuration, a folder that is taken or cannot be written, a loss that is no number, or
+        another worker that is gone. A new run that has not finished an epoch by then leaves nothing behind.
     """
-    if not resume:
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas, chief = strategy.num_replicas_in_sync, is_chief(strategy)
+    check_batch_size(config.train.batch_size, replicas)
+    if chief and not resume:
         check_folder(folder, overwrite=overwrite)
     train_data = load_split(config.data, "train")
     val_data = train_data if config.data.validate_on_train else load_split(config.data, "val")
@@ -146,7 +125,14 @@ def train(
     match_classes(train_data.class_names, val_data)
     config = with_classes(config, train_data.class_names, train_data.category_ids)
     recipe = config.train
+    finished = finished_epochs(folder) if resume else 0
+    history = History(folder / METRICS, finished=finished, write=chief)
+    if history.should_stop(recipe.early_stopping_patience):
+        log.info("this run has stopped early; --set a higher train.early_stopping_patience to go on")
+        return history.summary()
     keras.utils.set_random_seed(recipe.seed)
+    add_in_order()
+    index, workers = worker(strategy)
     pipeline = build_pipeline(
         train_data,
         input_size=config.model.input_size,
@@ -154,38 +140,56 @@ def train(
         training=True,
         seed=recipe.seed,
         horizontal_flip=flips(config.data),
+        augmentation=config.data.augmentation,
+        mosaic=config.data.mosaic,
+        copy_paste=config.data.copy_paste,
         cache=config.data.cache,
-        first_epoch=finished_epochs(folder) if resume else 0,
+        first_epoch=finished,
+        part=(index, workers),
     )
-    detector = TinyDet(config.model, len(config.class_names))
+    steps = len(train_data.images) // recipe.batch_size
+    with strategy.scope():
+        batch_norm = BatchNorm(synchronized=replicas > 1)
+        detector = TinyDet(config.model, len(config.class_names), batch_norm=batch_norm)
     if init is not None and not resume:
         report_start(initialize(detector, init, variant=config.variant), init)
-
-    prepare_folder(folder, config, resume=resume)
-    trainer = RunTrainer(detector, recipe, config)
-    steps = len(train_data.images) // recipe.batch_size
-    schedule = WarmupCosine(
-        recipe.learning_rate,
-        recipe.final_learning_rate,
-        steps * recipe.epochs,
-        recipe.warmup_steps,
-        recipe.warmup_start,
-    )
-    trainer.compile(optimizer=make_optimizer(recipe, schedule))
-    history = History(folder / METRICS, resume=resume)
+    copy = PlainCopy(detector, strategy)
+    if chief:
+        prepare_folder(folder, config, resume=resume)
+    with strategy.scope():
+        trainer = RunTrainer(detector, config, copy)
+        trainer.compile(optimizer=make_optimizer(recipe, make_schedule(recipe, steps)))
     if verbose is None:
-        verbose = 1 if sys.stdout.isatty() else 2
-    callbacks = make_callbacks(folder, recipe, val_data, detector, config.class_names, history)
+        verbose = (1 if sys.stdout.isatty() else 2) if chief else 0
+    callbacks = make_callbacks(folder, config, val_data, copy, history, strategy)
     try:
-        trainer.fit(pipeline, epochs=recipe.epochs, callbacks=callbacks, verbose=verbose)
+        wait_for_all(strategy)  # nobody looks for a backup in a folder that is being cleared
+        trainer.fit(
+            split_batches(pipeline, strategy, recipe.batch_size),
+            epochs=recipe.epochs,
+            steps_per_epoch=None if replicas == 1 else steps,
+            callbacks=callbacks,
+            verbose=verbose,
+        )
     except (UserError, tf.errors.OpError) as error:
-        if not history.entries:
+        if chief and not resume and not history.entries:
             clear_folder(folder)
-        reason = _what_went_wrong(error, folder)
+        reason = _what_went_wrong(error, folder, worker(strategy)[1])
         if reason is None:
             raise
         raise UserError(reason) from error
-    return {"last": history.entries[-1] if history.entries else {}, "best": history.best()}
+    return history.summary()
+
+
+def add_in_order() -> None:
+    """Without a GPU, has TensorFlow add in the same order always.
+
+    On CPU threads the gradient of crop_and_resize, and with it PSRoIAlign's, otherwise loses summands now and then: an
+    eighth of it in one call of six where 512 equal boxes meet (tests/training/test_order.py). Order costs a CPU 1% of a
+    step (docs/performance.md). A GPU adds atomically, and would pay more.
+    """
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
 
 
 def report_start(result: Initialized, init: Path) -> None:
@@ -197,7 +201,13 @@ def report_start(result: Initialized, init: Path) -> None:
         log.info("not in it, or of another shape, and therefore fresh: %s", shown)
 
 
-def _what_went_wrong(error: Exception, folder: Path) -> str | None:
+#: What TensorFlow says of the operating system's ENOSPC, EDQUOT and EFBIG.
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+#: What a collective operation ends with where a worker is gone.
+_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+
+
+def _what_went_wrong(error: Exception, folder: Path, workers: int) -> str | None:
     """One line for an error of the user's making that TensorFlow wraps; None for any other."""
     if isinstance(error, UserError):
         return str(error)
@@ -205,41 +215,26 @@ def _what_went_wrong(error: Exception, folder: Path) -> str | None:
     _, found, line = text.partition("UserError: ")  # the input pipeline passes an exception's text on, no more
     if found:
         return line.splitlines()[0]
+    for full in _FULL:
+        if full in text:
+            return f"{folder} cannot be written: {full}; make room and go on with --resume"
+    if workers > 1 and isinstance(error, _LOST):
+        return f"one of the {workers} workers is gone; start all of them again with --resume"
     if "finite" in text:  # crop_and_resize refuses boxes that are no numbers
-        return _DIVERGED
-    if isinstance(error, tf.errors.ResourceExhaustedError) and "space" in text:
-        return f"{folder} cannot be written: no space left on the device"
+        return DIVERGED
     return None
-
-
-def finished_epochs(folder: Path) -> int:
-    """How many epochs the backup of a run holds; 0 where there is none yet.
-
-    Raises:
-      UserError: it is damaged. All of it is read here, because Keras would only find out in the middle of restoring.
-    """
-    checkpoint = tf.train.latest_checkpoint(str(folder / BACKUP / "chief"))
-    if checkpoint is None:
-        return 0
-    try:
-        reader = tf.train.load_checkpoint(checkpoint)
-        for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)
-        saved = reader.get_tensor("ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE")
-    except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder / BACKUP} is damaged; start a new run with --init {folder / LAST}") from error
-    return int(saved) + 1
 
 
 class RunTrainer(Trainer):
     """A Trainer whose `save_weights`, which Keras' ModelCheckpoint calls, writes the detector's own file."""
 
-    def __init__(self, detector: TinyDet, recipe: TrainConfig, config: Config) -> None:
-        super().__init__(detector, recipe)
+    def __init__(self, detector: TinyDet, config: Config, copy: PlainCopy) -> None:
+        super().__init__(detector, config.train)
         self._run_config = config
+        self._plain = copy
 
     def save_weights(self, filepath: str, overwrite: bool = True, **_: Any) -> None:
-        save_weights(self.detector, self._run_config, Path(filepath))
+        save_weights(self._plain.detector, self._run_config, Path(filepath))
 
 
 def make_optimizer(recipe: TrainConfig, schedule: WarmupCosine) -> Any:
@@ -249,149 +244,12 @@ def make_optimizer(recipe: TrainConfig, schedule: WarmupCosine) -> Any:
     return keras.optimizers.SGD(schedule, momentum=recipe.momentum)
 
 
-def prepare_folder(folder: Path, config: Config, *, resume: bool) -> None:
-    """Makes the run folder and writes config.yaml; an old run's files are removed first unless it is resumed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        # First: whatever happens next, the folder is known as a run's.
-        atomic_write(folder / CONFIG, save_config(config).encode())
-        if not resume:
-            _remove(folder, keep=CONFIG)
-    except OSError as error:
-        raise UserError(f"the run folder {folder} cannot be written: {error.strerror}") from error
-
-
-def clear_folder(folder: Path) -> None:
-    """Removes a run's files, and the folder where nothing else is in it."""
-    _remove(folder)
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _remove(folder: Path, *, keep: str | None = None) -> None:
-    for name in _OURS:
-        path = folder / name
-        if name == keep:
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def make_callbacks(
-    folder: Path,
-    recipe: TrainConfig,
-    val_data: CocoDataset,
-    detector: TinyDet,
-    class_names: tuple[str, ...],
-    history: History,
-) -> list[Any]:
-    """Keras' own, behind the one that measures AP (they read its numbers)."""
-    best = history.best().get("val_AP")
-    callbacks = [
-        StopOnNaN(),
-        CocoValidation(detector, class_names, val_data, every=recipe.validate_every, epochs=recipe.epochs),
-        IfMeasured(
-            keras.callbacks.ModelCheckpoint(
-                str(folder / BEST),
-                monitor="val_AP",
-                mode="max",
-                save_best_only=True,
-                save_weights_only=True,
-                initial_value_threshold=best,
-            ),
-            "val_AP",
-        ),
-        keras.callbacks.ModelCheckpoint(str(folder / LAST), save_weights_only=True),
-        keras.callbacks.TensorBoard(str(folder / LOGS), write_graph=False, profile_batch=0),
-        history,
-        # Last: what it records as done, the others have written.
-        keras.callbacks.BackupAndRestore(str(folder / BACKUP), delete_checkpoint=False),
-    ]
-    if recipe.early_stopping_patience is not None:
-        stop = keras.callbacks.EarlyStopping("val_AP", mode="max", patience=recipe.early_stopping_patience)
-        callbacks.insert(2, IfMeasured(stop, "val_AP"))
-    return callbacks
-
-
-class StopOnNaN(keras.callbacks.Callback):
-    """Ends the run as soon as the loss is no number. (Keras' own would still write the epoch's checkpoints.)"""
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is not None and not math.isfinite(float(logs["loss"])):
-            raise UserError(_DIVERGED)
-
-
-class CocoValidation(keras.callbacks.Callback):
-    """Adds val_AP, val_AP50, val_APs, ... to the logs every so many epochs and after the last."""
-
-    def __init__(
-        self, detector: TinyDet, class_names: tuple[str, ...], data: CocoDataset, *, every: int, epochs: int
-    ) -> None:
-        super().__init__()
-        self._detect, self._class_names, self._data = KerasDetector(detector, class_names), class_names, data
-        self._every, self._epochs = every, epochs
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is None or ((epoch + 1) % self._every and epoch + 1 != self._epochs):
-            return
-        evaluation = evaluate(self._detect, self._class_names, self._data, skip_broken=True)
-        logs.update({f"val_{name}": value for name, value in evaluation.metrics.items()})
-
-
-class IfMeasured(keras.callbacks.Callback):
-    """Passes an epoch's end on only where the metric was measured: Keras' callbacks complain where it was not."""
-
-    def __init__(self, callback: Any, metric: str) -> None:
-        super().__init__()
-        self._callback, self._metric = callback, metric
-
-    def set_model(self, model: Any) -> None:
-        super().set_model(model)
-        self._callback.set_model(model)
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._callback.on_train_begin(logs)
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._callback.on_epoch_begin(epoch, logs)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is not None and self._metric in logs:
-            self._callback.on_epoch_end(epoch, logs)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._callback.on_train_end(logs)
-
-
-class History(keras.callbacks.Callback):
-    """metrics.json: {"history": [{"epoch": 1, "loss": ...}, ...], "best": the entry with the highest val_AP}."""
-
-    def __init__(self, path: Path, *, resume: bool) -> None:
-        super().__init__()
-        self._path = path
-        self.entries: list[dict[str, Any]] = []
-        if resume and path.is_file():
-            try:
-                self.entries = list(json.loads(path.read_text())["history"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path} is damaged; remove it to resume without the history") from error
-
-    def best(self) -> dict[str, Any]:
-        measured = [entry for entry in self.entries if "val_AP" in entry]
-        return max(measured, key=lambda entry: entry["val_AP"], default={})
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        # An epoch that ran again after a resume replaces what was noted of it.
-        self.entries = [entry for entry in self.entries if entry["epoch"] <= epoch]
-        values = {name: _finite(float(value)) for name, value in (logs or {}).items()}
-        values["learning_rate"] = float(self.model.optimizer.learning_rate)
-        self.entries.append({"epoch": epoch + 1, **values})
-        content = {"history": self.entries, "best": self.best()}
-        atomic_write(self._path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # json has no NaN
+def make_schedule(recipe: TrainConfig, steps: int) -> WarmupCosine:
+    """The learning rate of a recipe with so many steps an epoch."""
+    return WarmupCosine(
+        recipe.learning_rate,
+        recipe.final_learning_rate,
+        steps * recipe.epochs,
+        recipe.warmup_steps,
+        recipe.warmup_start,
+    )

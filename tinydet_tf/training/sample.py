@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+#: Folded into an image's seed; the input pipeline's stages have other constants.
+_SAMPLING_SEED = 1000
+
 
 class Samples(NamedTuple):
     """index: int32 [B, S] into the boxes; weight: float32 [B, S], 0 where the image had too few; positive: bool."""
@@ -44,3 +47,16 @@ def sample(positive: tf.Tensor, negative: tf.Tensor, priority: tf.Tensor, *, cou
     weight, order = tf.math.top_k(taken, count)  # the taken ones first
     index = tf.gather(index, order, batch_dims=1)
     return Samples(index, weight, (order < max_positive) & (weight > 0.0))
+
+
+def random_priority(seeds: tf.Tensor, count: int) -> tf.Tensor:
+    """Random numbers of [0, 1) that depend on an image's seed alone: int32 [B, 2] -> float32 [B, count].
+
+    Whatever the number of devices, the kind of device, or what ran before.
+    """
+
+    def one(seed: tf.Tensor) -> tf.Tensor:
+        seed = tf.random.experimental.stateless_fold_in(seed, _SAMPLING_SEED, alg="philox")
+        return tf.random.stateless_uniform([count], seed, alg="philox")
+
+    return tf.map_fn(one, seeds, fn_output_signature=tf.TensorSpec([count], tf.float32))

@@ -16,7 +16,8 @@ from tinydet_tf.config import TrainConfig
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training import losses
 from tinydet_tf.training.assign import Assignment, assign
-from tinydet_tf.training.sample import sample
+from tinydet_tf.training.distribution import sum_over_replicas
+from tinydet_tf.training.sample import random_priority, sample
 
 Batch = dict[str, tf.Tensor]
 
@@ -29,7 +30,10 @@ class Trainer(keras.Model):
     """Trains a detector: `compile(optimizer)`, then `fit(batches)`.
 
     A batch is a dict: images [B, S, S, 3] RGB 0-255, gt_boxes [B, G, 4] inclusive input pixels, gt_classes [B, G] from
-    0, gt_mask [B, G], crowd_boxes [B, K, 4], crowd_mask [B, K] (data/pipeline.py makes it).
+    0, gt_mask [B, G], crowd_boxes [B, K, 4], crowd_mask [B, K], seeds int32 [B, 2] (data/pipeline.py makes it).
+
+    Made in a distribution strategy's scope it trains on all replicas: B is then a replica's part of the batch, and
+    losses, clipping and metrics are those of the whole.
     """
 
     def __init__(self, detector: TinyDet, config: TrainConfig) -> None:
@@ -42,6 +46,7 @@ class Trainer(keras.Model):
         names = ("loss", "rpn_score", "rpn_box", "rcnn_score", "rcnn_box", "rpn_positives", "rcnn_positives")
         self.means = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
+        self.distribute_reduction_method = "first"  # what a step returns is the same in every replica
 
     @property
     def metrics(self) -> list[Any]:
@@ -55,7 +60,8 @@ class Trainer(keras.Model):
         return self.detector(images, training=training)
 
     def compute_losses(self, batch: Batch, training: bool = True) -> dict[str, tf.Tensor]:
-        """The four losses and the number of positives an image of both stages, each a float32 scalar."""
+        """The four losses and the number of positives an image of both stages, each a float32 scalar: this replica's
+        share, and over all replicas they sum up to the batch's."""
         features = self.detector.features(batch["images"], training=training)
         logits, deltas = self.detector.rpn(features)
         results = self._rpn_losses(logits, deltas, batch)
@@ -90,7 +96,7 @@ class Trainer(keras.Model):
         chosen = sample(
             positive,
             negative,
-            tf.random.uniform(tf.shape(flat_logits)),
+            random_priority(batch["seeds"], len(self.anchors)),
             count=config.rpn_samples,
             max_positive=config.rpn_samples // 2,
         )
@@ -161,15 +167,15 @@ class Trainer(keras.Model):
             results = self.compute_losses(batch, training=True)
             loss = results["rpn_score"] + results["rpn_box"] + results["rcnn_score"] + results["rcnn_box"]
         variables = self.detector.trainable_variables
-        gradients = tape.gradient(loss, variables)
+        # Summed here, not in the optimizer: what is clipped is the gradient of the whole batch.
+        gradients = sum_over_replicas(tape.gradient(loss, variables))
         gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm)
         if self.config.optimizer == "sgd":
             # L2 as the paper's optimizer has it: added to the clipped gradient, in front of the momentum.
             # (Keras' weight_decay is the decoupled kind; AdamW uses that.)
             gradients = [g + self.config.weight_decay * v for g, v in zip(gradients, variables, strict=True)]
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self.means["loss"].update_state(loss)
-        for name, value in results.items():
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
+        for name, value in sum_over_replicas({"loss": loss, **results}).items():
             self.means[name].update_state(value)
         return {name: mean.result() for name, mean in self.means.items()}
 
@@ -186,4 +192,6 @@ def _with_batch_index(rois: tf.Tensor) -> tf.Tensor:
 
 
 def _per_image(positive: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(tf.reduce_sum(tf.cast(positive, tf.float32), 1))
+    """A replica's share of the mean: all of them have equally many images."""
+    mean = tf.reduce_mean(tf.reduce_sum(tf.cast(positive, tf.float32), 1))
+    return mean / tf.distribute.get_strategy().num_replicas_in_sync

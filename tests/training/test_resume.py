@@ -1,0 +1,197 @@
+"""A run that is killed, at any moment, and resumed ends as one that was not; a full disk is an error of one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tinydet_lite.errors import UserError
+from tinydet_tf.data.digits import digits_folder
+from tinydet_tf.training.callbacks import History
+from tinydet_tf.training.run_folder import finished_epochs
+from tinydet_tf.weights import BEST, LAST
+
+PROGRAM = Path(__file__).with_name("train_program.py")
+EPOCHS = 4
+
+SMALL = [
+    "model.input_size=128", "train.batch_size=2", f"train.epochs={EPOCHS}", "train.nms_pre=300", "train.proposals=100",
+    "train.rcnn_samples=32", "train.learning_rate=1e-4",
+]  # fmt: skip
+
+
+def start(folder: Path, **options: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, PROGRAM, json.dumps({"folder": str(folder), **options})],
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err[-3000:]
+
+
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda n, i: found.update({n: np.asarray(i)}) if isinstance(i, h5py.Dataset) else None)
+    return found
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """The same weights to the last bit, the same losses and APs, the same best."""
+    for name in (LAST, BEST):
+        ours, theirs = arrays(folder / name), arrays(other / name)
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[key], theirs[key]) for key in ours), name
+    assert json.loads((folder / "metrics.json").read_text()) == json.loads((other / "metrics.json").read_text())
+    assert not list((folder / "backup").rglob("*temp*")) and not list(folder.glob(".tinydet-partial-*"))
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What makes a new run of `start`."""
+    data = digits_folder(tmp_path_factory.mktemp("digits"), num_train=4, num_val=2)
+    return {"set": [f"data.root='{data}'", *SMALL]}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, new: dict[str, Any]) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    finish(start(folder, **new))
+    return folder
+
+
+def kill_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:
+    """SIGKILL as soon as `moment` says so."""
+    while not moment():
+        if process.poll() is not None:
+            _, err = process.communicate()
+            raise AssertionError(f"the run ended by itself: {err[-3000:]}")
+    process.kill()
+    process.communicate()
+
+
+def epochs_noted(folder: Path) -> int:
+    try:
+        return len(json.loads((folder / "metrics.json").read_text())["history"])
+    except FileNotFoundError:
+        return 0
+
+
+def writing_checkpoint(folder: Path, known: int) -> bool:
+    """A file of the checkpoint after the `known` one is there, but the list of checkpoints does not name it yet."""
+    try:
+        names = os.listdir(folder / "backup" / "chief")
+    except FileNotFoundError:
+        return False
+    return any(name.startswith(f"ckpt-{known + 1}") for name in names)
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written(uninterrupted: Path, new: dict[str, Any], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start(run, **new)
+    kill_when(process, lambda: writing_checkpoint(run, 1))
+    # The second epoch's checkpoint is not whole: the first one counts, although the epoch's other files are written.
+    assert finished_epochs(run) == 1 and epochs_noted(run) == 2
+    assert list((run / "backup" / "chief").glob("ckpt-2*"))
+    finish(start(run, resume=True))
+    assert_same_run(run, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_at_random_moments(seed: int, uninterrupted: Path, new: dict[str, Any], tmp_path: Path) -> None:
+    """Measured beside other work: three minutes a seed."""
+    rng, run = random.Random(seed), tmp_path / "run"
+    process = start(run, **new)
+    for epoch in sorted(rng.sample(range(EPOCHS), 2)):
+        # Anywhere from the moment that an epoch is noted (or, for epoch 0, the folder is made): checkpoints, the next
+        # epoch's steps, its validation.
+        kill_when(process, lambda epoch=epoch: (run / "config.yaml").exists() and epochs_noted(run) >= epoch)
+        process = start(run, resume=True)
+        delay = time.monotonic() + rng.uniform(0, 20)
+        if process.poll() is None:
+            kill_when(process, lambda delay=delay: time.monotonic() > delay)
+            process = start(run, resume=True)
+    finish(process)
+    assert_same_run(run, uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [4, 16])
+def test_a_full_disk_is_one_line_and_the_checkpoint_survives(
+    megabytes: int, uninterrupted: Path, tmp_path: Path
+) -> None:
+    """At 4 MB the weights do not fit any more, at 16 MB they do and the backup with the optimizer's state does not."""
+    run = tmp_path / "run"
+    shutil.copytree(uninterrupted, run)
+    before = arrays(run / LAST)
+    process = start(run, resume=True, set=[f"train.epochs={EPOCHS + 1}"], file_size=megabytes * 2**20)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 2, err[-3000:]
+    assert ": error: " in err.strip().splitlines()[-1] and "Traceback" not in err, err[-3000:]
+    assert "File too large" in err.strip().splitlines()[-1]
+    assert finished_epochs(run) == EPOCHS
+    if megabytes == 4:
+        after = arrays(run / LAST)
+        assert all(np.array_equal(before[key], after[key]) for key in before)
+    assert arrays(run / BEST).keys() == before.keys()
+    # With room again it goes on.
+    if megabytes == 16:
+        finish(start(run, resume=True))
+        assert finished_epochs(run) == EPOCHS + 1
+
+
+def noted(aps: list[float | None]) -> list[dict[str, float]]:
+    return [{"epoch": i, **({} if ap is None else {"val_AP": ap})} for i, ap in enumerate(aps, 1)]
+
+
+def history(path: Path, entries: list[dict[str, float]], best: dict[str, float], finished: int) -> History:
+    path.write_text(json.dumps({"history": entries, "best": best}))
+    return History(path, finished=finished)
+
+
+@pytest.mark.parametrize(
+    ("aps", "patience", "stops"),
+    [
+        ([0.1, 0.2, 0.2], 1, True),  # no better is as bad as worse
+        ([0.1, 0.2, 0.2], 2, False),
+        ([0.3, 0.2, 0.1], 2, True),
+        ([0.3, None, None, 0.1], 2, False),  # epochs without a validation do not count
+        ([0.3, 0.2, 0.4], 1, False),
+        ([0.3, 0.2], None, False),
+        ([None], 1, False),
+        ([0.3], 0, False),
+    ],
+)
+def test_early_stopping_counts_on(tmp_path: Path, aps: list[float | None], patience: int | None, stops: bool) -> None:
+    entries = noted(aps)
+    resumed = history(tmp_path / "metrics.json", entries, entries[0], finished=len(entries))
+    assert resumed.should_stop(patience) is stops
+
+
+def test_an_epoch_that_runs_again_leaves_the_best(tmp_path: Path) -> None:
+    """Killed between metrics.json and the backup: the epoch's weights stay the best although it is noted anew."""
+    entries = noted([0.1, 0.3])
+    resumed = history(tmp_path / "metrics.json", entries, entries[1], finished=1)
+    assert resumed.entries == entries[:1] and resumed.best == entries[1]
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        History(tmp_path / "metrics.json", finished=1)

@@ -1,0 +1,221 @@
+"""What happens between the steps of a run: AP, files, early stopping, the backup that a resumed run goes on from.
+
+All workers of a distributed run have the same callbacks in the same order, because some of them are a conversation
+between workers (evaluation, the backup). Files are the chief's alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import tf_keras as keras
+
+from tinydet_lite.errors import UserError
+from tinydet_lite.files import atomic_write
+from tinydet_tf.config import Config
+from tinydet_tf.data.coco import CocoDataset
+from tinydet_tf.evaluation import ImageDetector, KerasDetector, evaluate
+from tinydet_tf.training.distribution import PlainCopy, gather_rows, is_chief, worker
+from tinydet_tf.training.run_folder import BACKUP, LOGS
+from tinydet_tf.weights import BEST, LAST
+
+DIVERGED = "the loss is no longer a number; lower train.learning_rate (or train.clip_norm) and start anew"
+
+
+def make_callbacks(
+    folder: Path,
+    config: Config,
+    val_data: CocoDataset,
+    copy: PlainCopy,
+    history: History,
+    strategy: Any,
+) -> list[Any]:
+    """Keras' own, behind the one that measures AP (they read its numbers)."""
+    recipe = config.train
+    callbacks = [
+        StopOnNaN(),
+        TakeCopy(copy),
+        CocoValidation(
+            KerasDetector(copy.detector, config.class_names),
+            config.class_names,
+            val_data,
+            every=recipe.validate_every,
+            epochs=recipe.epochs,
+            strategy=strategy,
+        ),
+    ]
+    if is_chief(strategy):
+        best = keras.callbacks.ModelCheckpoint(
+            str(folder / BEST),
+            monitor="val_AP",
+            mode="max",
+            save_best_only=True,
+            save_weights_only=True,
+            initial_value_threshold=history.best.get("val_AP"),
+        )
+        callbacks += [
+            IfMeasured(best, "val_AP"),
+            keras.callbacks.ModelCheckpoint(str(folder / LAST), save_weights_only=True),
+            keras.callbacks.TensorBoard(str(folder / LOGS), write_graph=False, profile_batch=0),
+        ]
+    return [
+        *callbacks,
+        history,
+        StopEarly(history, recipe.early_stopping_patience),
+        # Last: what it records as done, the others have written. All workers take part, only the chief's stays.
+        keras.callbacks.BackupAndRestore(str(folder / BACKUP), delete_checkpoint=False),
+    ]
+
+
+class StopOnNaN(keras.callbacks.Callback):
+    """Ends the run as soon as the loss is no number. (Keras' own would still write the epoch's checkpoints.)"""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None and not math.isfinite(float(logs["loss"])):
+            raise UserError(DIVERGED)
+
+
+class TakeCopy(keras.callbacks.Callback):
+    """Brings the plain copy up to date, for those behind it."""
+
+    def __init__(self, copy: PlainCopy) -> None:
+        super().__init__()
+        self._copy = copy
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._copy.update()
+
+
+class CocoValidation(keras.callbacks.Callback):
+    """Adds val_AP, val_AP50, val_APs, ... to the logs every so many epochs and after the last.
+
+    Workers share the images. The replicas of one worker do not: its evaluation runs on one device.
+    """
+
+    def __init__(
+        self,
+        detect: ImageDetector,
+        class_names: tuple[str, ...],
+        data: CocoDataset,
+        *,
+        every: int,
+        epochs: int,
+        strategy: Any,
+    ) -> None:
+        super().__init__()
+        self._detect, self._class_names, self._data = detect, class_names, data
+        self._every, self._epochs, self._strategy = every, epochs, strategy
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is None or ((epoch + 1) % self._every and epoch + 1 != self._epochs):
+            return
+        index, workers = worker(self._strategy)
+        evaluation = evaluate(
+            self._detect,
+            self._class_names,
+            self._data,
+            skip_broken=True,
+            part=slice(index, None, workers),
+            gather=lambda rows: gather_rows(rows, self._strategy),
+        )
+        logs.update({f"val_{name}": value for name, value in evaluation.metrics.items()})
+
+
+class IfMeasured(keras.callbacks.Callback):
+    """Passes an epoch's end on only where the metric was measured: Keras' callbacks complain where it was not."""
+
+    def __init__(self, callback: Any, metric: str) -> None:
+        super().__init__()
+        self._callback, self._metric = callback, metric
+
+    def set_model(self, model: Any) -> None:
+        super().set_model(model)
+        self._callback.set_model(model)
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._callback.on_train_begin(logs)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self._callback.on_epoch_begin(epoch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if logs is not None and self._metric in logs:
+            self._callback.on_epoch_end(epoch, logs)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._callback.on_train_end(logs)
+
+
+class StopEarly(keras.callbacks.Callback):
+    """Ends the run after so many validations without a better AP.
+
+    Keras' EarlyStopping keeps its count to itself, and a resumed run would begin at zero; the history is in a file.
+    """
+
+    def __init__(self, history: History, patience: int | None) -> None:
+        super().__init__()
+        self._history, self._patience = history, patience
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._history.should_stop(self._patience):
+            self.model.stop_training = True
+
+
+class History(keras.callbacks.Callback):
+    """metrics.json: {"history": [{"epoch": 1, "loss": ...}, ...], "best": the entry with the highest val_AP}.
+
+    Attributes:
+      entries: of the epochs so far.
+      best: the entry of the epoch that best.weights.h5 is from, empty before the first validation. It stays after a
+        resume although its epoch may run a second time.
+    """
+
+    def __init__(self, path: Path, *, finished: int = 0, write: bool = True) -> None:
+        """
+        Args:
+          path: the file; its entries of the epochs that are finished are gone on from.
+          finished: epochs; 0 for a new run. An epoch that was noted and is not in the backup runs again.
+          write: False in workers that are not the chief.
+
+        Raises:
+          UserError: the file is damaged.
+        """
+        super().__init__()
+        self._path, self._write = path, write
+        self.entries: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {}
+        if finished and path.is_file():
+            try:
+                content = json.loads(path.read_text())
+                self.entries = [entry for entry in content["history"] if entry["epoch"] <= finished]
+                self.best = dict(content["best"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path} is damaged; remove it to resume without the history") from error
+
+    def should_stop(self, patience: int | None) -> bool:
+        """Whether the AP has not risen for `patience` validations; None: never."""
+        measured = [entry["val_AP"] for entry in self.entries if "val_AP" in entry]
+        if patience is None or not measured:
+            return False
+        return len(measured) - 1 - measured.index(max(measured)) >= max(patience, 1)
+
+    def summary(self) -> dict[str, Any]:
+        return {"last": self.entries[-1] if self.entries else {}, "best": self.best}
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        values = {name: _finite(float(value)) for name, value in (logs or {}).items()}
+        values["learning_rate"] = float(self.model.optimizer.learning_rate.numpy())
+        entry = {"epoch": epoch + 1, **values}
+        self.entries.append(entry)
+        if "val_AP" in entry and (not self.best or entry["val_AP"] > self.best["val_AP"]):
+            self.best = entry
+        if self._write:
+            content = {"history": self.entries, "best": self.best}
+            atomic_write(self._path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # json has no NaN
