@@ -126,11 +126,12 @@ def print_tables(name: str, model: ModelConfig, variant: str, cost: Cost, printe
 
 def block_descriptions(model: ModelConfig) -> dict[str, str]:
     """What tables 10-18 say of a row beside its cost."""
-    stem, blocks = BACKBONES[model.backbone]
-    side, channels = model.input_size // 2, stem
-    texts = {"stem": f"{model.input_size}^2 x 3, conv 3x3, {stem}, HS, s2"}
+    backbone = BACKBONES[model.backbone]
+    side, channels = model.input_size // 2, backbone.stem
+    kind = "HS" if backbone.dialect.stem_hard_swish else "RE"
+    texts = {"stem": f"{model.input_size}^2 x 3, conv 3x3, {channels}, {kind}, s2"}
     taps = []
-    for index, spec in enumerate(blocks, 1):
+    for index, spec in enumerate(backbone.blocks, 1):
         kernel = f"{spec.kernel}x{spec.kernel}"
         se = "SE " if spec.squeeze_excite and model.squeeze_excite else ""
         texts[f"block{index}"] = (

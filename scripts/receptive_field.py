@@ -81,7 +81,7 @@ def measure_random_weights(args: argparse.Namespace, config: Config) -> tuple[Ro
 
     model, draws, size = config.model, args.draws or RANDOM_DRAWS, args.input_size or rf.CANVAS
     rows: Rows = []
-    for alignment in (rf.WITHOUT, rf.PUBLISHED, rf.EVERYWHERE):
+    for alignment in rf.alignments(model):
         fields = rf.measure_random(
             rf.random_pyramid(model, alignment),
             model.strides,

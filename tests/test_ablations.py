@@ -23,9 +23,17 @@ from tinydet_tf.training.trainer import Trainer
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablations"
 #: Keys that choose another branch of the code.
 CODE = {"pyramid_conv", "squeeze_excite", "align", "align_stem", "psroi_reduce"}
+#: Of the backbones that Keras has, the one with all that sets them apart.
+KERAS_BACKBONE = "mobilenetv3large"
+
+
+def is_quick(row: Ablation) -> bool:
+    return bool(set(row.changes) & CODE) or row.changes.get("backbone") == KERAS_BACKBONE
+
+
 #: Several configs are TinyDet-M under another name. Those that only change numbers are slow tests.
 DISTINCT = [
-    pytest.param(row, id=row.name, marks=[] if set(row.changes) & CODE else [pytest.mark.slow])
+    pytest.param(row, id=row.name, marks=[] if is_quick(row) else [pytest.mark.slow])
     for row in {row.model: row for row in ABLATIONS}.values()
 ]
 #: A fifth of the side: five levels still, at a fraction of the time.

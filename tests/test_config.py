@@ -34,7 +34,7 @@ def test_variant_is_the_base_of_the_model_section() -> None:
 
 def test_the_variants_are_the_papers() -> None:
     assert VARIANTS["S"].strides == (8, 16, 32, 64) and VARIANTS["M"].strides == (4, 8, 16, 32, 64)
-    assert len(BACKBONES["mobilenetv3_d"][1]) == 16 and len(BACKBONES["mobilenetv3_bc"][1]) == 19
+    assert len(BACKBONES["mobilenetv3_d"].blocks) == 16 and len(BACKBONES["mobilenetv3_bc"].blocks) == 19
     assert [VARIANTS[v].input_size for v in "SML"] == [320, 320, 512]
 
 

@@ -35,6 +35,34 @@ class BlockSpec:
     tap: bool  # the row is marked FPN: its output feeds the pyramid
 
 
+@dataclass(frozen=True)
+class Dialect:
+    """What the tables of blocks leave open, and the families of backbones do differently.
+
+    The defaults are the paper's, as published.
+    """
+
+    stem_hard_swish: bool = True
+    relu_max: float | None = None  # where a ReLU is cut off
+    batch_norm_epsilon: float = 1e-5
+    squeeze_bias: bool = False  # in the two convs of squeeze-and-excite
+    squeeze_multiple: int = 1  # of its narrow channels, a quarter of the wide ones
+    #: Where a strided conv's odd row of padding goes on an even side: True: top and left, which makes kernel // 2 on
+    #: every side as in PyTorch; False: bottom and right, as in TensorFlow. On an odd side there is no odd row.
+    pads_before: bool = True
+    #: The input is 0-255 mapped to -1..1 instead of PIXEL_MEAN and PIXEL_STD.
+    symmetric_input: bool = False
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A stem, 3x3 with stride 2 (row 0 of the tables), and the blocks behind it."""
+
+    stem: int
+    blocks: tuple[BlockSpec, ...]
+    dialect: Dialect = Dialect()
+
+
 Row = tuple[int, int, int, str, str, int, str]
 
 # Columns: kernel, expansion, out, squeeze-excite, nonlinearity, stride, FPN.
@@ -91,26 +119,54 @@ _EARLY: list[Row] = [
 _EXTRA: Row = (3, 72, 24, "", "RE", 1, "")  # "2 extra blocks in the stage with stride 4" (section 4.3.1)
 #: Strides 16 and 32, which BC leaves as they were, and one block for stride 64 as D has: so table 4's sums come out.
 _LATE: list[Row] = [*_BC[8:17], (5, 960, 160, "SE", "HS", 2, "FPN")]
+#: MobileNetV2 up to its last block, and one for stride 64 as above, in its own manner.
+_V2: list[Row] = [
+    (3, 32, 16, "", "RE", 1, ""),
+    (3, 96, 24, "", "RE", 2, ""),
+    (3, 144, 24, "", "RE", 1, "FPN"),
+    (3, 144, 32, "", "RE", 2, ""),
+    (3, 192, 32, "", "RE", 1, ""),
+    (3, 192, 32, "", "RE", 1, "FPN"),
+    (3, 192, 64, "", "RE", 2, ""),
+    (3, 384, 64, "", "RE", 1, ""),
+    (3, 384, 64, "", "RE", 1, ""),
+    (3, 384, 64, "", "RE", 1, ""),
+    (3, 384, 96, "", "RE", 1, ""),
+    (3, 576, 96, "", "RE", 1, ""),
+    (3, 576, 96, "", "RE", 1, "FPN"),
+    (3, 576, 160, "", "RE", 2, ""),
+    (3, 960, 160, "", "RE", 1, ""),
+    (3, 960, 160, "", "RE", 1, ""),
+    (3, 960, 320, "", "RE", 1, "FPN"),
+    (5, 960, 160, "", "RE", 2, "FPN"),
+]
+#: Those of keras.applications. MobileNetV3Large there has the rows of "mobilenetv3".
+_KERAS_V3 = Dialect(
+    batch_norm_epsilon=1e-3, squeeze_bias=True, squeeze_multiple=8, pads_before=False, symmetric_input=True
+)
+_KERAS_V2 = dataclasses.replace(_KERAS_V3, stem_hard_swish=False, relu_max=6.0)
 
 
-def _backbone(stem: int, rows: list[Row]) -> tuple[int, tuple[BlockSpec, ...]]:
-    return stem, tuple(BlockSpec(k, e, o, se == "SE", nl == "HS", s, tap == "FPN") for k, e, o, se, nl, s, tap in rows)
+def _backbone(stem: int, rows: list[Row], dialect: Dialect | None = None) -> BackboneSpec:
+    blocks = tuple(BlockSpec(k, e, o, se == "SE", nl == "HS", s, tap == "FPN") for k, e, o, se, nl, s, tap in rows)
+    return BackboneSpec(stem, blocks, dialect or Dialect())
 
 
-#: name -> (stem channels, blocks). Row 0 of the tables is the stem: 3x3, stride 2, h-swish.
-BACKBONES: dict[str, tuple[int, tuple[BlockSpec, ...]]] = {
+BACKBONES: dict[str, BackboneSpec] = {
     "mobilenetv3_d": _backbone(16, _D),
     "mobilenetv3_bc": _backbone(24, _BC),
     "mobilenetv3": _backbone(16, [*_EARLY, *_LATE]),
     "mobilenetv3_b": _backbone(16, [*_EARLY[:2], _EXTRA, _EXTRA, *_EARLY[2:], *_LATE]),
     "mobilenetv3_c": _backbone(24, [*_BC[:2], *_BC[4:8], *_LATE]),  # BC without its extra blocks
+    "mobilenetv2": _backbone(32, _V2, _KERAS_V2),
+    "mobilenetv3large": _backbone(16, [*_EARLY, *_LATE], _KERAS_V3),
 }
 
 
 def tap_strides(backbone: str) -> tuple[int, ...]:
     """The strides in pixels at which a backbone feeds the pyramid, finest first."""
     stride, taps = 2, []  # the stem's
-    for block in BACKBONES[backbone][1]:
+    for block in BACKBONES[backbone].blocks:
         stride *= block.stride
         if block.tap:
             taps.append(stride)
@@ -262,11 +318,12 @@ class DataConfig:
 
 _TRAIN_POSITIVE = (
     "epochs", "batch_size", "learning_rate", "clip_norm", "rpn_samples", "nms_pre", "proposals", "rcnn_samples",
-    "validate_every", "early_stopping_patience",
+    "validate_every", "early_stopping_patience", "reference_batch",
 )  # fmt: skip
-_TRAIN_NATURAL = ("final_learning_rate", "warmup_steps", "weight_decay", "seed")
+_TRAIN_NATURAL = ("freeze_backbone", "final_learning_rate", "warmup_steps", "weight_decay", "seed")
 _TRAIN_FRACTIONS = (
     "warmup_start", "momentum", "rpn_positive_iou", "rpn_negative_iou", "rcnn_positive_iou", "rcnn_positive_fraction",
+    "ema",
 )  # fmt: skip
 
 
@@ -280,6 +337,7 @@ class TrainConfig:
     batch_size: int = 16
     optimizer: str = "adamw"  # or sgd (with momentum), which the paper uses
     learning_rate: float = 0.003
+    reference_batch: int | None = None  # the learning rate is for this batch size, and scaled in proportion to others
     final_learning_rate: float = 1e-5
     warmup_steps: int = 500  # at most a fifth of the run
     warmup_start: float = 0.1  # of the learning rate; the released config's is 1/3, the paper says 0
@@ -289,6 +347,8 @@ class TrainConfig:
     seed: int = 0
     validate_every: int = 1  # epochs
     early_stopping_patience: int | None = None  # validations without a better AP
+    freeze_backbone: int = 0  # epochs at the start that train everything else alone
+    ema: float | None = None  # momentum of the weights' moving average, which is then what is evaluated and kept
     # RPN
     rpn_positive_iou: float = 0.5
     rpn_negative_iou: float = 0.3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import runpy
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 import tinydet_tf
 from tinydet_lite.errors import UserError
 from tinydet_tf.analysis import receptive_field as rf
-from tinydet_tf.config import VARIANTS, ModelConfig, load_config
+from tinydet_tf.config import VARIANTS, Dialect, ModelConfig, load_config, model_config
 from tinydet_tf.layers.align_pool import AlignPool
 from tinydet_tf.layers.blocks import conv2d, kaiming, squeeze_excite
 from tinydet_tf.weights import save_weights, with_classes
@@ -33,7 +34,10 @@ def stack(alignment: rf.Alignment, *, size: int = 128, relu: bool = True, kernel
     for index, kernel in enumerate(kernels):
         if alignment.align if index else alignment.align_stem:
             x = AlignPool()(x)
-        x = conv2d(x, 12, f"conv{index}", kernel=kernel, stride=2, bias=False, kernel_initializer=kaiming())
+        x = conv2d(
+            x, 12, f"conv{index}", kernel=kernel, stride=2, bias=False, kernel_initializer=kaiming(),
+            dialect=Dialect(pads_before=alignment.pads_before),
+        )  # fmt: skip
         x = keras.layers.ReLU()(x) if relu else x
         levels.append(x)
     return keras.Model(image, levels)
@@ -49,6 +53,10 @@ def test_geometry_adds_up_to_the_papers_numbers() -> None:
     assert [rf.WITHOUT.offset(s) for s in strides] == [-0.5, -1.5, -3.5, -7.5, -15.5, -31.5]
     assert [rf.PUBLISHED.offset(s) for s in strides] == [-0.5] * 6
     assert [rf.EVERYWHERE.offset(s) for s in strides] == [0.0] * 6
+    mirrored = rf.alignments(model_config("M", backbone="mobilenetv2"))
+    assert [a.offset(64) for a in mirrored] == [31.5, 0.5, 0.0]
+    assert rf.alignment_of(model_config("M", backbone="mobilenetv2", align=False)) == mirrored[0]
+    assert rf.alignments(model_config("M")) == (rf.WITHOUT, rf.PUBLISHED, rf.EVERYWHERE)
 
 
 def test_centroid_and_radii_of_a_planted_disc() -> None:
@@ -59,7 +67,11 @@ def test_centroid_and_radii_of_a_planted_disc() -> None:
     assert rf.radii(disc) == pytest.approx((40 / 2**0.5, 40 / 2**0.5), abs=0.3)
 
 
-@pytest.mark.parametrize("alignment", [rf.WITHOUT, rf.PUBLISHED, rf.EVERYWHERE], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "alignment",
+    [rf.WITHOUT, rf.PUBLISHED, rf.EVERYWHERE, dataclasses.replace(rf.WITHOUT, name="Keras's", pads_before=False)],
+    ids=lambda a: a.name,
+)
 def test_a_stack_is_off_by_what_the_geometry_says(alignment: rf.Alignment) -> None:
     for field in measure(alignment):
         assert field.theory == alignment.offset(field.stride)

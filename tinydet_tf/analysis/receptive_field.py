@@ -10,7 +10,8 @@ a map less the centre of the cell's anchors, stride * i + (stride - 1) / 2, in p
 What the geometry says: a convolution of stride 2 and odd kernel on an even side centres cell i on pixel 2i of its
 input, half a pixel before the middle of the two pixels that it stands for. These halves add up to (stride - 1) / 2,
 31.5 pixels at stride 64. The average pool in front moves the centre to 2i + 1/2, the middle. The published detector has
-none in front of the stem, which leaves the stem's own half pixel at every level.
+none in front of the stem, which leaves the stem's own half pixel at every level. TensorFlow pads an even side at the
+bottom and right first: Keras's own backbones (config.Dialect) are off by as much, to the right and down.
 
 What would hide the shift, and what is done about it:
 
@@ -53,7 +54,7 @@ from PIL import Image
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
-from tinydet_tf.config import ModelConfig
+from tinydet_tf.config import BACKBONES, ModelConfig
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.detector import TinyDet
 
@@ -75,6 +76,7 @@ class Alignment:
     name: str
     align: bool  # in front of the depthwise ones
     align_stem: bool
+    pads_before: bool = True  # see config.Dialect; TensorFlow's way round mirrors all of the geometry
 
     def offset(self, stride: int) -> float:
         """By the geometry: ERF centre less anchor centre in pixels, in x as in y; without the FPN's coarser levels."""
@@ -83,7 +85,8 @@ class Alignment:
         start = 0.5 if self.align_stem else 0.0
         if self.align:
             start += 0.5 * (stride - 2)
-        return start - 0.5 * (stride - 1)
+        offset = start - 0.5 * (stride - 1)
+        return offset if self.pads_before else 0.0 - offset
 
 
 WITHOUT = Alignment("without alignment", False, False)
@@ -218,7 +221,7 @@ def measure_images(
     Raises:
       UserError: no image, or a size that does not fit.
     """
-    from tinydet_tf.model.detector import PIXEL_MEAN, PIXEL_STD
+    from tinydet_tf.model.backbone import PIXEL_MEAN, PIXEL_STD
 
     config = detector.config
     alignment = alignment_of(config)
@@ -243,10 +246,17 @@ def measure_images(
 
 def alignment_of(config: ModelConfig) -> Alignment:
     """The setting that a detector was built with."""
-    for known in (WITHOUT, PUBLISHED, EVERYWHERE):
+    for known in alignments(config):
         if (known.align, known.align_stem) == (config.align, config.align_stem):
             return known
-    return Alignment("with alignment at the stem alone", config.align, config.align_stem)
+    pads_before = BACKBONES[config.backbone].dialect.pads_before
+    return Alignment("with alignment at the stem alone", config.align, config.align_stem, pads_before)
+
+
+def alignments(config: ModelConfig) -> tuple[Alignment, ...]:
+    """WITHOUT, PUBLISHED and EVERYWHERE as they are with a detector's backbone."""
+    pads_before = BACKBONES[config.backbone].dialect.pads_before
+    return tuple(dataclasses.replace(a, pads_before=pads_before) for a in (WITHOUT, PUBLISHED, EVERYWHERE))
 
 
 class _Probe:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.checkpoints.torch_file import read_torch
-from tinydet_tf.config import BACKBONES, VARIANTS, Config, ModelConfig, model_config
+from tinydet_tf.config import BACKBONES, VARIANTS, Config, Dialect, ModelConfig, model_config
 from tinydet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import placeholder_names
@@ -142,17 +142,27 @@ def detector_parameters(config: ModelConfig) -> tuple[Parameter, ...]:
 
 
 def backbone_parameters(config: ModelConfig) -> tuple[Parameter, ...]:
-    """Every parameter of the backbone: no conv has a bias, each but those of squeeze-and-excite has its BN."""
+    """Every parameter of the backbone: no conv has a bias, each but those of squeeze-and-excite has its BN.
+
+    Raises:
+      UserError: a backbone that is not of the authors' family.
+    """
+    spec = BACKBONES[config.backbone]
+    if spec.dialect != Dialect():
+        raise UserError(
+            f"backbone {config.backbone} has no published PyTorch names; scripts/import_keras_backbone.py takes "
+            "Keras's weights of it"
+        )
     rows = [_kernel(f"{BACKBONE_PREFIX}blocks.0.0", "stem", CONV)]
     rows += _batch_norm(f"{BACKBONE_PREFIX}blocks.0.1", "stem_bn")
-    for index, spec in enumerate(BACKBONES[config.backbone][1], 1):
+    for index, block in enumerate(spec.blocks, 1):
         name, layer = f"{BACKBONE_PREFIX}blocks.{index}", f"block{index}"
         if index > 1:  # the first block has no expansion
             rows.append(_kernel(f"{name}.conv1", f"{layer}_expand", CONV))
             rows += _batch_norm(f"{name}.bn1", f"{layer}_expand_bn")
         rows.append(_kernel(f"{name}.conv2", f"{layer}_depthwise", DEPTHWISE))
         rows += _batch_norm(f"{name}.bn2", f"{layer}_depthwise_bn")
-        if spec.squeeze_excite and config.squeeze_excite:
+        if block.squeeze_excite and config.squeeze_excite:
             rows.append(_kernel(f"{name}.se.se.1", f"{layer}_se_reduce", CONV))
             rows.append(_kernel(f"{name}.se.se.3", f"{layer}_se_expand", CONV))
         rows.append(_kernel(f"{name}.conv3", f"{layer}_project", CONV))
@@ -208,7 +218,7 @@ def _select(tensors: Arrays, model: ModelConfig) -> tuple[tuple[Parameter, ...],
 def _backbone_tensors(tensors: Arrays, model: ModelConfig) -> tuple[Arrays, tuple[str, ...]]:
     """Those of the backbone's blocks, under their names in a detector, and the names of the others."""
     prefix = BACKBONE_PREFIX if any(name.startswith(BACKBONE_PREFIX) for name in tensors) else ""
-    blocks = {str(index) for index in range(len(BACKBONES[model.backbone][1]) + 1)}
+    blocks = {str(index) for index in range(len(BACKBONES[model.backbone].blocks) + 1)}
     taken, left_out = {}, []
     for name, array in tensors.items():
         parts = name.removeprefix(prefix).split(".")

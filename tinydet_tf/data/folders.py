@@ -25,7 +25,7 @@ from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.preprocess import as_rgb_array, resize_to
 from tinydet_tf.data.augment import Sample
 from tinydet_tf.data.labelled import IMAGE_SUFFIXES, check_class_names, file_names
-from tinydet_tf.data.pipeline import make_samples, render
+from tinydet_tf.data.pipeline import image_rows, make_samples, render
 
 _LOG = logging.getLogger(__name__)
 
@@ -112,7 +112,9 @@ def _files_of_classes(root: Path) -> dict[str, list[Path]]:
     for name in names:
         files = [root / name / file for file in file_names(root / name) if file.lower().endswith(IMAGE_SUFFIXES)]
         if not files:
-            raise UserError(f"class folder {root / name} holds no image ({', '.join(IMAGE_SUFFIXES)}); fill or remove it")
+            raise UserError(
+                f"class folder {root / name} holds no image ({', '.join(IMAGE_SUFFIXES)}); fill or remove it"
+            )
         found[name] = files
     return found
 
@@ -157,7 +159,10 @@ def class_batches(
     loader = _Loader(images, input_size, windows=training)
 
     def load(sample: Sample) -> Sample:
-        image, label = tf.numpy_function(loader.load, [sample["index"], sample["seed"]], (tf.uint8, tf.int64))
+        # Called stateless, or tf.data would make the map sequential where it promises an order.
+        image, label = tf.numpy_function(
+            loader.load, [sample["index"], sample["seed"]], (tf.uint8, tf.int64), stateful=False
+        )
         image = tf.ensure_shape(image, [input_size, input_size, 3])
         return sample | {"image": image, "label": tf.one_hot(tf.ensure_shape(label, []), num_classes)}
 
@@ -166,7 +171,8 @@ def class_batches(
         return sample | {"image": tf.where(chosen, tf.reverse(sample["image"], [1]), sample["image"])}
 
     stages = [load, mirror] if training and horizontal_flip else [load]
-    samples = make_samples(len(images.paths), stages, seed, 0, training, tf.data.AUTOTUNE)
+    rows = image_rows(len(images.paths), seed, 0, shuffle=training)
+    samples = make_samples(rows, stages, tf.data.AUTOTUNE)
     pairs = samples.map(lambda sample: (sample["image"], sample["label"]))
     return pairs.batch(batch_size, drop_remainder=training).prefetch(tf.data.AUTOTUNE)
 

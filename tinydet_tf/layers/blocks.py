@@ -13,14 +13,15 @@ from typing import Any
 
 import tf_keras as keras
 
-from tinydet_tf.config import BlockSpec
+from tinydet_tf.config import BlockSpec, Dialect
 from tinydet_tf.layers.activations import HardSigmoid, HardSwish
 from tinydet_tf.layers.align_pool import AlignPool
 from tinydet_tf.layers.grouped_conv import GroupedConv2D
 
-#: PyTorch's eps 1e-5 and momentum 0.1, which Keras counts from the other end.
-BN_EPSILON = 1e-5
+#: PyTorch's momentum 0.1, which Keras counts from the other end.
 BN_MOMENTUM = 0.9
+
+PUBLISHED = Dialect()
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,12 @@ class BatchNorm:
 
     synchronized: bool = False
     momentum: float = BN_MOMENTUM
+    epsilon: float = PUBLISHED.batch_norm_epsilon
 
     def __call__(self, x: Any, name: str) -> Any:
         # The flag is passed only where it is needed: with it Keras leaves the fused kernel even on one device.
         extra = {"synchronized": True} if self.synchronized else {}
-        return keras.layers.BatchNormalization(epsilon=BN_EPSILON, momentum=self.momentum, name=name, **extra)(x)
+        return keras.layers.BatchNormalization(epsilon=self.epsilon, momentum=self.momentum, name=name, **extra)(x)
 
 
 def kaiming() -> Any:
@@ -54,49 +56,78 @@ def keep_variance(gain: float = 1.0) -> Any:
     return keras.initializers.VarianceScaling(gain, mode="fan_in", distribution="untruncated_normal")
 
 
-def activate(x: Any, hard_swish: bool, name: str) -> Any:
-    return (HardSwish(name=name) if hard_swish else keras.layers.ReLU(name=name))(x)
+def activate(x: Any, hard_swish: bool, name: str, dialect: Dialect = PUBLISHED) -> Any:
+    return (HardSwish(name=name) if hard_swish else keras.layers.ReLU(dialect.relu_max, name=name))(x)
 
 
-def conv2d(x: Any, filters: int, name: str, *, kernel: int = 1, stride: int = 1, bias: bool, **kwargs: Any) -> Any:
-    """Convolution padded by kernel // 2 on every side: Keras' 'same' pads a strided one differently."""
-    x, padding = _pad(x, kernel, stride, name)
+def conv2d(
+    x: Any,
+    filters: int,
+    name: str,
+    *,
+    kernel: int = 1,
+    stride: int = 1,
+    bias: bool,
+    dialect: Dialect = PUBLISHED,
+    **kwargs: Any,
+) -> Any:
+    """Convolution with the padding that `_pad` says; the output's side is the input's over the stride, rounded up."""
+    x, padding = _pad(x, kernel, stride, name, dialect)
     return keras.layers.Conv2D(filters, kernel, stride, padding=padding, use_bias=bias, name=name, **kwargs)(x)
 
 
-def depthwise(x: Any, name: str, *, kernel: int, stride: int = 1, bias: bool, **kwargs: Any) -> Any:
-    x, padding = _pad(x, kernel, stride, name)
+def depthwise(
+    x: Any, name: str, *, kernel: int, stride: int = 1, bias: bool, dialect: Dialect = PUBLISHED, **kwargs: Any
+) -> Any:
+    x, padding = _pad(x, kernel, stride, name, dialect)
     return keras.layers.DepthwiseConv2D(kernel, stride, padding=padding, use_bias=bias, name=name, **kwargs)(x)
 
 
-def _pad(x: Any, kernel: int, stride: int, name: str) -> tuple[Any, str]:
+def _pad(x: Any, kernel: int, stride: int, name: str, dialect: Dialect) -> tuple[Any, str]:
+    """kernel // 2 on every side, or, see `Dialect.pads_before`, one less on top and left of an even side."""
     if stride == 1:
         return x, "same"
-    return keras.layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x), "valid"
+    after = kernel // 2
+    before = [after if dialect.pads_before or side % 2 else after - 1 for side in x.shape[1:3]]
+    amounts = tuple((first, after) for first in before)
+    return keras.layers.ZeroPadding2D(amounts, name=f"{name}_pad")(x), "valid"
 
 
-def squeeze_excite(x: Any, name: str) -> Any:
+def squeeze_excite(x: Any, name: str, dialect: Dialect = PUBLISHED) -> Any:
     """Channel gates from the global mean: 1x1 to C // 4, ReLU, 1x1 to C, hard sigmoid. No bias (REFERENCE)."""
-    channels = x.shape[-1]
+    channels, bias, multiple = x.shape[-1], dialect.squeeze_bias, dialect.squeeze_multiple
+    narrow = max(multiple, (channels // 4 + multiple // 2) // multiple * multiple)
+    if narrow < 0.9 * (channels // 4):  # as MobileNets round: never by more than a tenth
+        narrow += multiple
     gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(x)
-    gate = conv2d(gate, channels // 4, f"{name}_reduce", bias=False, kernel_initializer=kaiming())
+    gate = conv2d(gate, narrow, f"{name}_reduce", bias=bias, kernel_initializer=kaiming())
     gate = keras.layers.ReLU(name=f"{name}_relu")(gate)
-    gate = conv2d(gate, channels, f"{name}_expand", bias=False, kernel_initializer=kaiming())
+    gate = conv2d(gate, channels, f"{name}_expand", bias=bias, kernel_initializer=kaiming())
     gate = HardSigmoid(name=f"{name}_gate")(gate)
     return keras.layers.Multiply(name=f"{name}_scale")([x, gate])
 
 
-def inverted_residual(x: Any, spec: BlockSpec, name: str, batch_norm: BatchNorm, *, expand: bool, align: bool) -> Any:
+def inverted_residual(
+    x: Any,
+    spec: BlockSpec,
+    name: str,
+    batch_norm: BatchNorm,
+    *,
+    expand: bool,
+    align: bool,
+    dialect: Dialect = PUBLISHED,
+) -> Any:
     """One row of tables 10-12: [expand 1x1], [align], depthwise, [squeeze-excite], project 1x1.
 
     Args:
       expand: False in the first block, which has no expansion conv.
       align: put the 2x2 average pool before the strided depthwise conv.
+      dialect: of the backbone.
     """
     y = x
     if expand:
         y = conv2d(y, spec.expand, f"{name}_expand", bias=False, kernel_initializer=kaiming())
-        y = activate(batch_norm(y, f"{name}_expand_bn"), spec.hard_swish, f"{name}_expand_act")
+        y = activate(batch_norm(y, f"{name}_expand_bn"), spec.hard_swish, f"{name}_expand_act", dialect)
     if align and spec.stride == 2:
         y = AlignPool(name=f"{name}_align")(y)
     y = depthwise(
@@ -105,11 +136,12 @@ def inverted_residual(x: Any, spec: BlockSpec, name: str, batch_norm: BatchNorm,
         kernel=spec.kernel,
         stride=spec.stride,
         bias=False,
+        dialect=dialect,
         depthwise_initializer=kaiming(),
     )
-    y = activate(batch_norm(y, f"{name}_depthwise_bn"), spec.hard_swish, f"{name}_depthwise_act")
+    y = activate(batch_norm(y, f"{name}_depthwise_bn"), spec.hard_swish, f"{name}_depthwise_act", dialect)
     if spec.squeeze_excite:
-        y = squeeze_excite(y, f"{name}_se")
+        y = squeeze_excite(y, f"{name}_se", dialect)
     y = conv2d(y, spec.out, f"{name}_project", bias=False, kernel_initializer=kaiming())
     y = batch_norm(y, f"{name}_project_bn")
     if spec.stride == 1 and x.shape[-1] == spec.out:

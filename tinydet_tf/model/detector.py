@@ -9,7 +9,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
@@ -18,14 +17,11 @@ from tinydet_tf.boxes import RCNN_STDS, clip, decode
 from tinydet_tf.config import ModelConfig, model_config
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.layers.psroi_align import psroi_align, psroi_align_gather
-from tinydet_tf.model.backbone import backbone
+from tinydet_tf.model.backbone import backbone, normalize
 from tinydet_tf.model.fpn import tiny_fpn
 from tinydet_tf.model.proposals import select_proposals
 from tinydet_tf.model.rcnn import rcnn_head
 from tinydet_tf.model.rpn import tiny_rpn
-
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 class TinyDet(keras.Model):
@@ -74,8 +70,7 @@ class TinyDet(keras.Model):
 
     def features(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """The pyramid: RGB float32 or uint8 0-255 [B, S, S, 3] -> [B, H, W, 245] a level, finest first."""
-        normalized = (tf.cast(images, tf.float32) - PIXEL_MEAN) * (1.0 / np.asarray(PIXEL_STD, np.float32))
-        return list(self.pyramid(normalized, training=training))
+        return list(self.pyramid(normalize(images), training=training))
 
     def rpn(self, features: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """(logits [B, H, W, 3], deltas [B, H, W, 12]) a level, finest first."""

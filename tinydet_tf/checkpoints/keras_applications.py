@@ -1,0 +1,141 @@
+"""keras.applications' MobileNetV2 and MobileNetV3Large, alpha 1, as the weights of a detector's backbone.
+
+The layers are the same with the same shapes and layouts; only the names differ. Ours are those of the tables' rows, so
+that everything that goes by names (counting, --init) knows them too. Their last conv, behind the last block, and their
+classifier have no place here; our last block, for stride 64, has none there and stays fresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tf_keras as keras
+
+from tinydet_lite.errors import UserError
+from tinydet_tf.config import BACKBONES, Config, model_config
+from tinydet_tf.model.detector import TinyDet
+
+#: What stands for Keras's own ImageNet weights, which it downloads.
+IMAGENET = "imagenet"
+
+#: How Keras names what is in a block, behind the block's prefix.
+_CONVS = {part: part for part in ("expand", "depthwise", "project")}
+_V2_PARTS = _CONVS | {f"{part}_bn": f"{part}_BN" for part in _CONVS}
+_V3_PARTS = _CONVS | {f"{part}_bn": f"{part}/BatchNorm" for part in _CONVS}
+_V3_PARTS |= {"se_reduce": "squeeze_excite/Conv", "se_expand": "squeeze_excite/Conv_1"}
+
+
+@dataclass(frozen=True)
+class Application:
+    """A network of keras.applications. `first` and `block` are prefixes of names, of Keras's block 0 and block N."""
+
+    build: Callable[..., Any]
+    stem: dict[str, str]
+    first: str
+    block: str
+    parts: dict[str, str]
+
+    def name(self, layer: str) -> str:
+        """Keras's name of a layer of ours that has weights."""
+        if layer in self.stem:
+            return self.stem[layer]
+        block, _, part = layer.partition("_")
+        index = int(block.removeprefix("block")) - 1
+        return (self.block.format(index) if index else self.first) + self.parts[part]
+
+
+APPLICATIONS: dict[str, Application] = {
+    "mobilenetv2": Application(
+        keras.applications.MobileNetV2,
+        {"stem": "Conv1", "stem_bn": "bn_Conv1"},
+        "expanded_conv_",
+        "block_{}_",
+        _V2_PARTS,
+    ),
+    "mobilenetv3large": Application(
+        keras.applications.MobileNetV3Large,
+        {"stem": "Conv", "stem_bn": "Conv/BatchNorm"},
+        "expanded_conv/",
+        "expanded_conv_{}/",
+        _V3_PARTS,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a network of Keras became.
+
+    Attributes:
+      detector: all but its backbone is fresh.
+      config: without classes.
+      taken, fresh: the backbone's layers with weights.
+    """
+
+    detector: TinyDet
+    config: Config
+    taken: tuple[str, ...]
+    fresh: tuple[str, ...]
+
+
+def import_application(backbone: str, weights: str | Path, variant: str) -> Imported:
+    """A detector whose backbone has the weights of keras.applications.
+
+    Args:
+      backbone: a key of APPLICATIONS.
+      weights: IMAGENET, or a file in a format that Keras loads: with or without the classifier.
+      variant: of the detector.
+
+    Raises:
+      UserError: no such backbone or variant, one that does not go with the other, no network, or a file that is
+        missing, damaged, or of another network.
+    """
+    if backbone not in APPLICATIONS:
+        raise UserError(f"backbone {backbone!r} is not one of Keras's; choose one of {', '.join(APPLICATIONS)}")
+    config = Config(variant=variant, model=model_config(variant, backbone=backbone))
+    application = APPLICATIONS[backbone]
+    source = _download(application, backbone) if weights == IMAGENET else _load(application, backbone, Path(weights))
+    detector = TinyDet(config.model, 1)
+    fresh = f"block{len(BACKBONES[backbone].blocks)}_"
+    layers = [layer for layer in detector.backbone_model().layers if layer.weights]
+    for layer in layers:
+        if not layer.name.startswith(fresh):
+            layer.set_weights(source.get_layer(application.name(layer.name)).get_weights())
+    return Imported(
+        detector,
+        config,
+        tuple(layer.name for layer in layers if not layer.name.startswith(fresh)),
+        tuple(layer.name for layer in layers if layer.name.startswith(fresh)),
+    )
+
+
+def _download(application: Application, backbone: str) -> Any:
+    try:
+        return application.build(input_shape=(224, 224, 3), include_top=False, weights="imagenet")
+    except Exception as error:  # Keras raises no narrower one
+        reason = " ".join(str(error).split())
+        if "fetch failure" not in reason and not isinstance(error, OSError):
+            raise
+        raise UserError(
+            f"the ImageNet weights of {backbone} cannot be downloaded ({reason}); on a machine without network give "
+            "--weights FILE.h5, which Keras leaves in ~/.keras/models on one that has it"
+        ) from error
+
+
+def _load(application: Application, backbone: str, file: Path) -> Any:
+    if not file.is_file():
+        raise UserError(f"--weights {file} does not exist; give 'imagenet' or an .h5 file of Keras's {backbone}")
+    reasons = []
+    for include_top in (False, True):
+        shape = {"include_top": include_top} | ({"classes": 1000} if include_top else {})
+        source = application.build(input_shape=(224, 224, 3), weights=None, **shape)
+        try:
+            source.load_weights(str(file))
+        except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+            reasons.append(" ".join(str(error).split())[:160])
+            continue
+        return source
+    raise UserError(f"--weights {file} is not of Keras's {backbone} at alpha 1, or is damaged ({reasons[0]})")
