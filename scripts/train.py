@@ -25,12 +25,16 @@ def parse() -> argparse.Namespace:
     data.add_argument(
         "--data",
         metavar="DIR",
-        help="COCO's layout (annotations/instances_train2017.json, train2017/) or {train,val}/instances.json + images/",
+        help="COCO's layout (annotations/instances_train2017.json, train2017/), {train,val}/instances.json + images/, "
+        "or a Pascal VOC or YOLO folder",
     )
     for split in ("train", "val"):
         data.add_argument(f"--{split}-json", metavar="F", help=f"COCO-format annotations of the {split} split")
         data.add_argument(f"--{split}-images", metavar="DIR", help=f"the folder of the {split} images")
-    parser.add_argument("--init", type=Path, metavar="WEIGHTS", help="start from a run's or a file's weights")
+    parser.add_argument(
+        "--init", type=Path, metavar="WEIGHTS",
+        help="start from a run's, a file's or a backbone's weights: what matches by name and shape",
+    )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="RUN", help="the run folder (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch of --output")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in --output")
@@ -49,6 +53,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    logging.getLogger("absl").setLevel(logging.WARNING)  # TensorFlow tells of its file writing there
     if args.resume and args.overwrite:
         raise UserError("--resume goes on with a run and --overwrite removes it; give one of them")
     sources = {

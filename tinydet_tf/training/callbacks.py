@@ -18,6 +18,7 @@ from tinydet_lite.files import atomic_write
 from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.evaluation import ImageDetector, KerasDetector, evaluate
+from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.distribution import PlainCopy, gather_rows, is_chief, worker
 from tinydet_tf.training.run_folder import BACKUP, LOGS
 from tinydet_tf.weights import BEST, LAST
@@ -29,6 +30,7 @@ def make_callbacks(
     folder: Path,
     config: Config,
     val_data: CocoDataset,
+    detector: TinyDet,
     copy: PlainCopy,
     history: History,
     strategy: Any,
@@ -37,6 +39,7 @@ def make_callbacks(
     recipe = config.train
     callbacks = [
         StopOnNaN(),
+        FreezeBackbone(detector, recipe.freeze_backbone),
         TakeCopy(copy),
         CocoValidation(
             KerasDetector(copy.detector, config.class_names),
@@ -78,6 +81,23 @@ class StopOnNaN(keras.callbacks.Callback):
             raise UserError(DIVERGED)
 
 
+class FreezeBackbone(keras.callbacks.Callback):
+    """For the first epochs the backbone stays as it is, its normalization too; the rest is trained."""
+
+    def __init__(self, detector: TinyDet, epochs: int) -> None:
+        super().__init__()
+        self._layers = detector.backbone_model().layers if epochs else []
+        self._epochs = epochs
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        trainable = epoch >= self._epochs
+        if all(layer.trainable == trainable for layer in self._layers):
+            return
+        for layer in self._layers:
+            layer.trainable = trainable
+        self.model.make_train_function(force=True)  # the one that is there was traced with the other variables
+
+
 class TakeCopy(keras.callbacks.Callback):
     """Brings the plain copy up to date, for those behind it."""
 
@@ -86,7 +106,7 @@ class TakeCopy(keras.callbacks.Callback):
         self._copy = copy
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._copy.update()
+        self._copy.update(self.model.optimizer)
 
 
 class CocoValidation(keras.callbacks.Callback):

@@ -121,21 +121,29 @@ def gather_rows(rows: np.ndarray, strategy: Any) -> np.ndarray:
 
 
 class PlainCopy:
-    """The trained detector as variables of this process alone, for evaluating and saving without the other replicas.
+    """The detector that is evaluated and saved: as variables of this process alone, without the other replicas.
 
     Batch normalization's statistics are an average over all replicas that is taken when somebody reads them: outside of
     the training step every read would be a conversation between all workers.
 
     Attributes:
-      detector: the trained one itself where there is but one replica.
+      detector: the trained one itself where there is but one replica and no moving average of its weights.
     """
 
-    def __init__(self, trained: TinyDet, strategy: Any) -> None:
+    def __init__(self, trained: TinyDet, strategy: Any, *, averaged: bool = False) -> None:
         self._trained, self.detector = trained, trained
-        if strategy.num_replicas_in_sync > 1:
+        self._averaged = averaged
+        if averaged or strategy.num_replicas_in_sync > 1:
             self.detector = TinyDet(trained.config, trained.num_classes)
 
-    def update(self) -> None:
-        """Takes over the trained weights. All workers have to call this together."""
-        if self.detector is not self._trained:
+    def update(self, optimizer: Any) -> None:
+        """Takes over the trained weights, or their moving average. All workers have to call this together."""
+        if self.detector is self._trained:
+            return
+        trained = self._trained.get_weights()
+        if self._averaged:
+            optimizer.finalize_variable_values(self._trained.trainable_variables)
             self.detector.set_weights(self._trained.get_weights())
+            self._trained.set_weights(trained)
+        else:
+            self.detector.set_weights(trained)

@@ -114,6 +114,8 @@ def train(
     if chief and not resume:
         check_folder(folder, overwrite=overwrite)
     train_data = load_split(config.data, "train")
+    if missing := train_data.classes_without_boxes():
+        log.warning("no box to learn from: %s%s", ", ".join(missing[:10]), " ..." if len(missing) > 10 else "")
     val_data = train_data if config.data.validate_on_train else load_split(config.data, "val")
     if val_data.annotation_file == train_data.annotation_file and not config.data.validate_on_train:
         raise UserError(
@@ -153,7 +155,7 @@ def train(
         detector = TinyDet(config.model, len(config.class_names), batch_norm=batch_norm)
     if init is not None and not resume:
         report_start(initialize(detector, init, variant=config.variant), init)
-    copy = PlainCopy(detector, strategy)
+    copy = PlainCopy(detector, strategy, averaged=recipe.ema is not None)
     if chief:
         prepare_folder(folder, config, resume=resume)
     with strategy.scope():
@@ -161,7 +163,7 @@ def train(
         trainer.compile(optimizer=make_optimizer(recipe, make_schedule(recipe, steps)))
     if verbose is None:
         verbose = (1 if sys.stdout.isatty() else 2) if chief else 0
-    callbacks = make_callbacks(folder, config, val_data, copy, history, strategy)
+    callbacks = make_callbacks(folder, config, val_data, detector, copy, history, strategy)
     try:
         wait_for_all(strategy)  # nobody looks for a backup in a folder that is being cleared
         trainer.fit(
@@ -239,15 +241,17 @@ class RunTrainer(Trainer):
 
 def make_optimizer(recipe: TrainConfig, schedule: WarmupCosine) -> Any:
     """SGD with momentum as the paper (its weight decay is in the train step), or AdamW."""
+    average: dict[str, Any] = {} if recipe.ema is None else {"use_ema": True, "ema_momentum": recipe.ema}
     if recipe.optimizer == "adamw":
-        return keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay)
-    return keras.optimizers.SGD(schedule, momentum=recipe.momentum)
+        return keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, **average)
+    return keras.optimizers.SGD(schedule, momentum=recipe.momentum, **average)
 
 
 def make_schedule(recipe: TrainConfig, steps: int) -> WarmupCosine:
     """The learning rate of a recipe with so many steps an epoch."""
+    scale = 1.0 if recipe.reference_batch is None else recipe.batch_size / recipe.reference_batch
     return WarmupCosine(
-        recipe.learning_rate,
+        recipe.learning_rate * scale,
         recipe.final_learning_rate,
         steps * recipe.epochs,
         recipe.warmup_steps,
