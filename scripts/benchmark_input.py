@@ -10,7 +10,7 @@ from pathlib import Path
 from tinydet_lite.cli import run
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write, check_target
-from tinydet_tf.config import load_config
+from tinydet_tf.config import assignment, load_config
 
 
 def parse() -> argparse.Namespace:
@@ -32,23 +32,25 @@ def main() -> None:
         raise UserError(f"--images is {args.images}; give at least 2")
     if args.json is not None:
         check_target(args.json)
-    given = [] if args.data is None else [f"data.root={json.dumps(args.data)}"]
+    given = [] if args.data is None else [assignment("data.root", args.data)]
     config = load_config(args.config, assignments=given + args.assignments)
 
     from tinydet_tf.analysis.throughput import measure_stages
+    from tinydet_tf.data.pipeline import one_line
     from tinydet_tf.training.run import flips, load_split
 
     data = load_split(config.data, "train")
-    times = measure_stages(
-        data,
-        images=args.images,
-        input_size=config.model.input_size,
-        horizontal_flip=flips(config.data),
-        augmentation=config.data.augmentation,
-        mosaic=config.data.mosaic,
-        copy_paste=config.data.copy_paste,
-        cache=config.data.cache,
-    )
+    with one_line():
+        times = measure_stages(
+            data,
+            images=args.images,
+            input_size=config.model.input_size,
+            horizontal_flip=flips(config.data),
+            augmentation=config.data.augmentation,
+            mosaic=config.data.mosaic,
+            copy_paste=config.data.copy_paste,
+            cache=config.data.cache,
+        )
     total = sum(times.values())
     print(f"{len(data)} images, input {config.model.input_size}x{config.model.input_size}, one core")
     for name, seconds in times.items():

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: A row differs from the printed one by more than rounding.
 TOLERANCE = 0.0101
+#: More than any data set has; the layer is built to be counted.
+MAX_CLASSES = 100_000
 PARTS = {"backbone": "Backbone", "fpn": "TinyFPN", "rpn": "TinyRPN", "rcnn": "R-CNN"}
 
 
@@ -37,8 +39,8 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    if args.num_classes < 1:
-        raise UserError(f"--num-classes is {args.num_classes}; give at least 1")
+    if not 1 <= args.num_classes <= MAX_CLASSES:
+        raise UserError(f"--num-classes is {args.num_classes}; give at least 1 and at most {MAX_CLASSES}")
     files = args.config or [None]
     configs = [load_config(file, variant=args.variant, assignments=args.assignments) for file in files]
 
@@ -154,6 +156,8 @@ def kind_of(model: ModelConfig, groups: int) -> str:
 
 
 def document(name: str, variant: str, cost: Cost, printed: dict[str, float]) -> dict[str, Any]:
+    from tinydet_tf.analysis.paper import MISPRINTS
+
     return {
         "name": name,
         "variant": variant,
@@ -166,6 +170,7 @@ def document(name: str, variant: str, cost: Cost, printed: dict[str, float]) -> 
             "at": cost.memory.at,
         },
         "paper": printed,
+        "misprints": {row: text for (of, row), text in MISPRINTS.items() if of == variant and row in printed},
     }
 
 

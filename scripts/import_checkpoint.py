@@ -45,6 +45,8 @@ def main() -> None:
         save_weights(imported.detector, imported.config, args.output)
         what = f"TinyDet-{args.variant}, {imported.detector.num_classes} classes"
     print(f"{args.output}: {what}")
+    if args.variant in ("M", "L") and not imported.backbone_only:
+        print("M and L have the same shapes: nothing in the file says which it is, --variant decides")
     print(f"{imported.num_tensors} tensors used, {imported.num_parameters:,} trainable parameters")
     if imported.left_out:
         print(f"{len(imported.left_out)} tensors left out, not of the backbone:")

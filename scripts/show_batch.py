@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from tinydet_lite.cli import run
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_path, check_target
-from tinydet_tf.config import load_config
+from tinydet_tf.config import assignment, load_config
 
 
 def parse() -> argparse.Namespace:
@@ -35,10 +34,10 @@ def main() -> None:
     if args.output.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError(f"--output {args.output} does not end in .jpg or .png; give it that ending")
     check_target(args.output)
-    given = [] if args.data is None else [f"data.root={json.dumps(args.data)}"]
+    given = [] if args.data is None else [assignment("data.root", args.data)]
     config = load_config(args.config, assignments=given + args.assignments)
 
-    from tinydet_tf.data.pipeline import build_pipeline
+    from tinydet_tf.data.pipeline import build_pipeline, one_line
     from tinydet_tf.data.show import draw_batch
     from tinydet_tf.training.run import flips, load_split
 
@@ -53,9 +52,11 @@ def main() -> None:
         augmentation=config.data.augmentation,
         mosaic=config.data.mosaic,
         copy_paste=config.data.copy_paste,
+        cache=config.data.cache,
     )
     # More images than the data has: the next epoch's, drawn anew.
-    batch = {name: value.numpy() for name, value in next(iter(batches.repeat().rebatch(args.images))).items()}
+    with one_line():
+        batch = {name: value.numpy() for name, value in next(iter(batches.repeat().rebatch(args.images))).items()}
     picture = draw_batch(batch, dataset.class_names, columns=min(args.columns, args.images))
     with atomic_path(args.output) as temporary:
         picture.save(temporary, quality=85)

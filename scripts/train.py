@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tinydet_lite.cli import run
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import VARIANTS, Config, load_config
+from tinydet_tf.config import VARIANTS, Config, assignment, load_config
 from tinydet_tf.training.cluster import check_cluster
 
 #: The recipe of a run without data and without a config.
@@ -63,7 +63,7 @@ def main() -> None:
         "data.val_json": args.val_json,
         "data.val_images": args.val_images,
     }
-    given = [f"{key}={_quoted(value)}" for key, value in sources.items() if value is not None]
+    given = [assignment(key, value) for key, value in sources.items() if value is not None]
     if args.resume and (args.config or args.variant or args.init or given):
         raise UserError("--resume goes on with the run's own configuration and data; give it --output and --set alone")
     recipe = args.config
@@ -103,11 +103,6 @@ def main() -> None:
     print(f"The run is in {output}. Next:")
     print(f"  python scripts/evaluate.py --model {output}{f' --data {args.data}' if args.data else ''}")
     print(f"  python scripts/export.py --model {output} --output {output / 'model.tflite'}")
-
-
-def _quoted(text: str) -> str:
-    """As a YAML string, whatever is in it."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 if __name__ == "__main__":

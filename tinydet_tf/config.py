@@ -288,7 +288,7 @@ VARIANTS: dict[str, ModelConfig] = {
 class DataConfig:
     """Where images come from and how they are fed."""
 
-    root: str | None = None  # a folder in one of the two layouts; null is the embedded digits set
+    root: str | None = None  # in one of `locate_split`'s layouts; null is the embedded digits set
     train_json: str | None = None
     train_images: str | None = None
     val_json: str | None = None
@@ -348,7 +348,8 @@ class TrainConfig:
     validate_every: int = 1  # epochs
     early_stopping_patience: int | None = None  # validations without a better AP
     freeze_backbone: int = 0  # epochs at the start that train everything else alone
-    ema: float | None = None  # momentum of the weights' moving average, which is then what is evaluated and kept
+    #: Momentum of the weights' moving average, which is what is evaluated and kept; BN's statistics stay as they are.
+    ema: float | None = None
     # RPN
     rpn_positive_iou: float = 0.5
     rpn_negative_iou: float = 0.3
@@ -366,6 +367,8 @@ class TrainConfig:
             raise UserError(
                 f"train.rcnn_samples is {self.rcnn_samples}; it cannot be more than train.proposals, {self.proposals}"
             )
+        if self.ema == 1:
+            raise UserError("train.ema is 1, with which the average never moves; give less than 1, for example 0.999")
         if self.optimizer not in ("sgd", "adamw"):
             raise UserError(f"train.optimizer is {self.optimizer!r}; choose 'sgd' or 'adamw'")
 
@@ -446,6 +449,11 @@ def load_config(
     if variant is not None:
         values["variant"] = variant
     return config_from_dict(values)
+
+
+def assignment(key: str, text: str) -> str:
+    """A `key=value` for `load_config` that gives `text`, whatever is in it."""
+    return f"{key}='" + text.replace("'", "''") + "'"
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from tinydet_lite.errors import UserError
@@ -22,7 +23,9 @@ from tinydet_tf.checkpoints.published import (
 )
 from tinydet_tf.config import VARIANTS, config_from_dict, model_config
 from tinydet_tf.data.coco_classes import COCO_CATEGORIES, COCO_CATEGORY_IDS, COCO_CLASS_NAMES
-from tinydet_tf.export.convert import convert
+from tinydet_tf.export.convert import convert, to_flatbuffer
+from tinydet_tf.export.graph import grouped_convs_as_one_op
+from tinydet_tf.layers.psroi_align import psroi_align_gather
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import initialize, load_detector, save_backbone, save_weights
 
@@ -151,6 +154,60 @@ def test_same_boxes_in_the_tflite(variant: str, imported: Callable[[str], Import
         for of, expected in (("keras", keras), ("torch", theirs))
         for name in ("class_probs", "boxes")
     }
+    print(variant, errors)
+    assert max(errors.values()) <= 1e-4, errors
+
+
+class Inside(tf.Module):
+    """What the exported graph computes on its way, by the same converter: every map, and the head on given RoIs."""
+
+    def __init__(self, detector: TinyDet, rois: np.ndarray) -> None:
+        super().__init__()
+        self.variables_of_detector = list(detector.variables)
+        config, size = detector.config, detector.config.input_size
+        levels = config.roi_levels
+
+        def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
+            with grouped_convs_as_one_op(detector):
+                features = detector.features(image)
+                logits, deltas = detector.rpn(features)
+                pooled = psroi_align_gather(
+                    features[:levels],
+                    tf.constant(rois),
+                    strides=config.strides[:levels],
+                    finest=config.roi_finest,
+                    reduce=config.psroi_reduce,
+                )
+                class_logits, box_deltas = detector.rcnn_head(pooled)
+            outputs = {"class_logits": class_logits, "deltas": box_deltas}
+            for level, maps in enumerate(zip(features, logits, deltas, strict=True)):
+                names = ("features", "rpn_logits", "rpn_deltas")
+                outputs |= {f"{name}{level}": value for name, value in zip(names, maps, strict=True)}
+            return outputs
+
+        spec = tf.TensorSpec([1, size, size, 3], tf.uint8, name="image")
+        self.serve = tf.function(serve, input_signature=[spec], autograph=False)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_tflite_keeps_every_map(variant: str, imported: Callable[[str], Imported]) -> None:
+    """Published layout -> Keras -> .tflite: FPN maps, RPN outputs, class logits and deltas of given RoIs."""
+    model, detector = reference(variant), imported(variant).detector
+    image = smooth_images(SPECS[variant].size, 1, seed=11)
+    rois = random_rois(SPECS[variant], 1, seed=5)
+    content = to_flatbuffer(Inside(detector, rois[:, 1:]))  # type: ignore[arg-type]
+    outputs = Interpreter(model_content=content, num_threads=2).get_signature_runner()(image=image)
+    with torch.no_grad():
+        features = model.features(image)
+        rpn_logits, rpn_deltas = model.rpn(features)
+        class_logits, deltas = model.rcnn(features, rois)
+    errors = {
+        "class_logits": relative(outputs["class_logits"], class_logits),
+        "deltas": relative(outputs["deltas"], deltas),
+    }
+    for name, maps in (("features", features), ("rpn_logits", rpn_logits), ("rpn_deltas", rpn_deltas)):
+        for level, values in enumerate(maps):
+            errors[f"{name}{level}"] = relative(outputs[f"{name}{level}"], channels_last(values))
     print(variant, errors)
     assert max(errors.values()) <= 1e-4, errors
 

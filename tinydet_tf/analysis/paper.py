@@ -64,6 +64,7 @@ class Ablation:
       name: of its file in configs/ablations/.
       changes: values of ModelConfig that differ from TinyDet-M's.
       mmadds: what the paper prints for the whole detector; None where it prints nothing.
+      met: False where what the paper leaves out keeps the printed number from being met.
       rounding: the printed number is rounded to so many millions.
     """
 
@@ -71,6 +72,7 @@ class Ablation:
     changes: dict[str, Any]
     mmadds: float | None
     rounding: float = 1.0
+    met: bool = True
 
     @property
     def model(self) -> ModelConfig:
@@ -91,7 +93,7 @@ ABLATIONS: tuple[Ablation, ...] = (
     Ablation("table4_mobilenetv3_bc", {}, 991),
     Ablation("table4_mobilenetv3_bc_without_se", {"squeeze_excite": False}, 988),
     # 908 M in the paper, which says neither the groups nor what stands at stride 64; with TinyDet-M's groups 43 M less.
-    Ablation("table4_mobilenetv2", {"backbone": "mobilenetv2"}, None),
+    Ablation("table4_mobilenetv2", {"backbone": "mobilenetv2"}, 908, met=False),
     Ablation(
         "keras_mobilenetv3large",
         {"backbone": "mobilenetv3large", "fpn_groups": (5, 1, 1, 1, 1), "rpn_groups": 5},

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.checkpoints.torch_file import read_torch
+from tinydet_tf.checkpoints.torch_file import read_class_names, read_torch
 from tinydet_tf.config import BACKBONES, VARIANTS, Config, Dialect, ModelConfig, model_config
 from tinydet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from tinydet_tf.model.detector import TinyDet
@@ -104,7 +104,7 @@ def import_published(path: str | Path, variant: str) -> Imported:
     for parameter in parameters:
         variables[parameter.name].assign(parameter.to_keras(taken[parameter.name]))
     backbone_only = _is_backbone(tensors)
-    names, ids = ((), ()) if backbone_only else _classes(detector.num_classes)
+    names, ids = ((), ()) if backbone_only else _classes(detector.num_classes, read_class_names(path))
     config = Config(variant=variant, model=model, class_names=names, category_ids=ids)
     return Imported(detector, config, left_out, backbone_only, len(parameters))
 
@@ -237,11 +237,15 @@ def _num_classes(tensors: Arrays, model: ModelConfig) -> int:
     return int(weight.shape[0]) - 1
 
 
-def _classes(count: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """COCO's names and ids for as many classes as COCO has, else numbers."""
-    if count == len(COCO_CLASS_NAMES):
+def _classes(count: int, named: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The file's own names if it has as many; else COCO's for as many classes as COCO has, else numbers.
+
+    COCO's ids go with COCO's names, of which a few differ between its files.
+    """
+    own = named if len(named) == count else ()
+    if count == len(COCO_CLASS_NAMES) and (not own or len(set(own) & set(COCO_CLASS_NAMES)) > count // 2):
         return COCO_CLASS_NAMES, COCO_CATEGORY_IDS
-    return placeholder_names(count), tuple(range(1, count + 1))
+    return own or placeholder_names(count), tuple(range(1, count + 1))
 
 
 def _problem(tensors: Arrays, parameters: Iterable[Parameter], variables: Mapping[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinydet_lite.errors import UserError, os_reason
+from tinydet_lite.metadata import is_label
 
 #: Where training programs put the parameters beside an optimizer's state and the like; the first that is there counts.
 CONTAINERS = ("state_dict", "model")
@@ -60,6 +61,21 @@ def read_torch(path: str | Path) -> dict[str, NDArray[np.float32]]:
     }
 
 
+def read_class_names(path: str | Path) -> tuple[str, ...]:
+    """What mmdetection notes beside the parameters as `meta: {CLASSES: ...}`; nothing where it is not names.
+
+    Raises:
+      UserError: as `read_torch`.
+    """
+    path = Path(path)
+    content = _load(_import_torch(path), path)
+    meta = content.get("meta") if isinstance(content, Mapping) else None
+    names = meta.get("CLASSES") if isinstance(meta, Mapping) else None
+    if not isinstance(names, list | tuple) or len(set(map(str, names))) != len(names):
+        return ()
+    return tuple(names) if all(isinstance(name, str) and is_label(name) for name in names) else ()
+
+
 def _import_torch(path: Path) -> Any:
     try:
         # Not an import statement: torch is optional, and mypy has to pass with it and without.
@@ -89,8 +105,8 @@ def _why_not_loaded(path: Path, message: str) -> str:
     if refused:
         return (
             f"checkpoint {path} holds an object of {refused[1]} beside its tensors, which is not loaded because that "
-            "could run code; where you trust the file, save it again without: torch.save({'state_dict': "
-            "torch.load(IN, weights_only=False)['state_dict']}, OUT)"
+            "could run code; where you trust the file, x = torch.load(IN, weights_only=False), then torch.save x's "
+            "tensors alone: x['state_dict'], or of a whole module x.state_dict()"
         )
     if "TorchScript" in message:
         return f"checkpoint {path} is a TorchScript program; give a state_dict: torch.save(model.state_dict(), OUT)"

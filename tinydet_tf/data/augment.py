@@ -56,7 +56,8 @@ def min_iou_crop(sample: Sample) -> Sample:
     """SSD's crop: of a random demand, 1 (the window stays), one of MIN_IOUS, or none, the first crop that meets it.
 
     A crop meets a demand if its IoU with every box is at least the demand's and the centre of a box lies in it. Boxes
-    whose centre lies outside are dropped, the others are cut at its border. An image without boxes stays as it is.
+    whose centre lies outside are dropped, the others, and every crowd, are cut at its border. An image without boxes
+    stays as it is.
     """
     uniform = _generator(sample["seed"], _CROP_SEED)
     x1, y1, x2, y2 = tf.unstack(sample["window"])
@@ -84,12 +85,15 @@ def min_iou_crop(sample: Sample) -> Sample:
     first = tf.argmax(tf.cast(tf.gather(fits, chosen), tf.int32))
     window = tf.where(keep_all, sample["window"], crops[chosen, first])
     cropped = sample | {"window": window}
-    for name, follows in (("boxes", ["classes"]), ("crowd_boxes", [])):
-        inside = keep_all | _centre_inside(window, sample[name])
+    crowds = sample["crowd_boxes"]
+    # What is left of a crowd is not background either, wherever its centre is.
+    visible = tf.reduce_all((crowds[:, :2] < window[2:]) & (crowds[:, 2:] >= window[:2]), -1)
+    for name, kept in (("boxes", _centre_inside(window, boxes)), ("crowd_boxes", visible)):
+        inside = keep_all | kept
         cut = tf.where(keep_all, sample[name], _cut(sample[name], window))
         cropped[name] = tf.boolean_mask(cut, inside)
-        for other in follows:
-            cropped[other] = tf.boolean_mask(sample[other], inside)
+        if name == "boxes":
+            cropped["classes"] = tf.boolean_mask(sample["classes"], inside)
     return cropped
 
 
@@ -160,5 +164,5 @@ def _centre_inside(crops: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
 
 def _cut(boxes: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     """Inclusive boxes [n, 4] cut at the window's border."""
-    low, high = window[:2], window[2:] - 1.0
-    return tf.concat([tf.maximum(boxes[:, :2], low), tf.minimum(boxes[:, 2:], high)], -1)
+    # All corners between both: a box of a pixel or two at the border would turn inside out.
+    return tf.clip_by_value(boxes, tf.tile(window[:2], [2]), tf.tile(window[2:] - 1.0, [2]))

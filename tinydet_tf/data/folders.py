@@ -72,7 +72,7 @@ def read_class_folders(root: Path, *, val_fraction: float | None = None, seed: i
         raise UserError(f"--data {root} is no folder; give one with a folder of images a class")
     names = _folder_names(root)
     splits = {TRAIN, VAL} & set(names)
-    if splits and set(names) <= {TRAIN, VAL}:
+    if splits and (splits == {TRAIN, VAL} or set(names) <= {TRAIN, VAL}):  # a test/ beside them is passed over
         if splits != {TRAIN, VAL}:
             missing = ({TRAIN, VAL} - splits).pop()
             raise UserError(

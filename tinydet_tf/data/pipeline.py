@@ -26,6 +26,7 @@ import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -191,6 +192,18 @@ def make_samples(rows: tf.data.Dataset, stages: Sequence[Stage], num_parallel_ca
         return sample
 
     return rows.map(prepare, num_parallel_calls=num_parallel_calls)
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turns what tf.data makes of a UserError, an error of its own with the text inside, into one again."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        _, found, line = str(error).partition("UserError: ")
+        if not found:
+            raise
+        raise UserError(line.splitlines()[0]) from error
 
 
 def resize(sample: Sample, size: int) -> Sample:

@@ -13,19 +13,18 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tensorflow as tf
 import tf_keras as keras
 
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.files import atomic_write
 from tinydet_tf.config import Config
 from tinydet_tf.data.folders import ClassFolders, class_batches
+from tinydet_tf.data.pipeline import one_line
 from tinydet_tf.model.backbone import normalize
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.schedule import WarmupCosine
@@ -93,7 +92,7 @@ def pretrain(
         )
         for images in (data.train, data.val)
     )
-    with _one_line():
+    with one_line():
         for _ in val:  # an image that does not decode should come to light now, not after the first epoch
             pass
     detector = TinyDet(model, 1)
@@ -113,7 +112,7 @@ def pretrain(
         raise UserError(f"--output {folder} cannot be written: {os_reason(error)}") from error
     keeper = _KeepBest(detector, config, data, folder)
     try:
-        with _one_line():
+        with one_line():
             network.fit(train, validation_data=val, epochs=recipe.epochs, callbacks=[keeper], verbose=verbose)
     finally:
         if not keeper.entries:
@@ -130,18 +129,6 @@ def classifier(detector: TinyDet, num_classes: int, *, dropout: float) -> Any:
     pooled = keras.layers.GlobalAveragePooling2D(name="pool")(coarsest)
     logits = keras.layers.Dense(num_classes, name="classes")(keras.layers.Dropout(dropout, name="dropout")(pooled))
     return keras.Model(images, logits, name="classifier")
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Turns what the input pipeline makes of a UserError, an error with its text inside, into one again."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        _, found, line = str(error).partition("UserError: ")
-        if not found:
-            raise
-        raise UserError(line.splitlines()[0]) from error
 
 
 def _check_folder(folder: Path) -> None:

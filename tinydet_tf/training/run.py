@@ -128,6 +128,10 @@ def train(
     config = with_classes(config, train_data.class_names, train_data.category_ids)
     recipe = config.train
     finished = finished_epochs(folder) if resume else 0
+    if recipe.freeze_backbone and init is None and not resume:
+        log.warning("train.freeze_backbone without --init trains on a backbone that has learnt nothing")
+    if recipe.freeze_backbone >= recipe.epochs:
+        log.warning("train.freeze_backbone is %d of %d epochs: it stays frozen", recipe.freeze_backbone, recipe.epochs)
     history = History(folder / METRICS, finished=finished, write=chief)
     if history.should_stop(recipe.early_stopping_patience):
         log.info("this run has stopped early; --set a higher train.early_stopping_patience to go on")
@@ -250,6 +254,8 @@ def make_optimizer(recipe: TrainConfig, schedule: WarmupCosine) -> Any:
 def make_schedule(recipe: TrainConfig, steps: int) -> WarmupCosine:
     """The learning rate of a recipe with so many steps an epoch."""
     scale = 1.0 if recipe.reference_batch is None else recipe.batch_size / recipe.reference_batch
+    if scale != 1.0:
+        log.info("learning rate %g, scaled to the batch of %d", recipe.learning_rate * scale, recipe.batch_size)
     return WarmupCosine(
         recipe.learning_rate * scale,
         recipe.final_learning_rate,
