@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import tensorflow  # noqa: F401 - what it says when it is first imported is not the command's
 
 torch = pytest.importorskip("torch", reason="the published checkpoints are PyTorch's, and torch is an optional extra")
 from checkpoints.torch_reference import TABLE_10, ImageNetClassifier, TinyDetReference, published  # noqa: E402

@@ -135,14 +135,20 @@ def test_an_object_that_is_not_loaded_is_named(zipped: bool, tmp_path: Path) -> 
 
 
 def test_the_remedy_in_the_message_works(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.pth", {"state_dict": tensors(), "meta": Meta()})
-    with pytest.raises(UserError) as caught:
-        read_torch(path)
-    remedy = re.search(r"torch\.save\(.*OUT\)$", str(caught.value))
-    assert remedy is not None
-    out = tmp_path / "out.pth"
-    exec(remedy[0], {"torch": torch, "IN": path, "OUT": out})
-    assert list(read_torch(out)) == list(tensors())
+    module = torch.nn.Linear(2, 3)
+    for content, names in (
+        ({"state_dict": tensors(), "meta": Meta()}, list(tensors())),
+        ({**tensors(), "meta": Meta()}, list(tensors())),
+        (module, ["weight", "bias"]),
+    ):
+        path = save(tmp_path / "a.pth", content)
+        with pytest.raises(UserError) as caught:
+            read_torch(path)
+        remedy = re.search(r"x = torch\.load\(.*OUT\)$", str(caught.value))
+        assert remedy is not None
+        out = tmp_path / "out.pth"
+        exec(remedy[0], {"torch": torch, "IN": path, "OUT": out})
+        assert list(read_torch(out)) == names
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])

@@ -661,6 +661,7 @@ def test_train_and_evaluate(format: str, digits: Path, tmp_path: Path, command: 
     assert code == 0 and "3 images" in out, err
 
 
+@pytest.mark.slow
 def test_one_image_and_a_class_that_is_only_in_val(yolo: Path, voc: Path, tmp_path: Path, command: Command) -> None:
     """Train has one image, of dogs; val has one, of a cat, which training has never seen. Then VOC, of dogs alone."""
     for stem in "bc":

@@ -34,6 +34,7 @@ def trained(digits: Path, folder: Path, *more: str, **options: Any) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_backbone_stays_until_it_is_freed(digits: Path, tmp_path: Path) -> None:
     start = trained(digits, tmp_path / "start", "train.epochs=1")
     before, _ = load_detector(start)

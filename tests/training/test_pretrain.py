@@ -45,6 +45,7 @@ def pretrain_backbone(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> No
     runpy.run_path(str(ROOT / "scripts" / "pretrain_backbone.py"), run_name="__main__")
 
 
+@pytest.mark.slow
 def test_it_learns_and_the_weights_arrive_in_a_detector(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,8 +105,9 @@ def _why_not_loaded(path: Path, message: str) -> str:
     if refused:
         return (
             f"checkpoint {path} holds an object of {refused[1]} beside its tensors, which is not loaded because that "
-            "could run code; where you trust the file, x = torch.load(IN, weights_only=False), then torch.save x's "
-            "tensors alone: x['state_dict'], or of a whole module x.state_dict()"
+            "could run code; where you trust the file, save its tensors alone: x = torch.load(IN, weights_only=False); "
+            "x = x.state_dict() if hasattr(x, 'state_dict') else x.get('state_dict', x); "
+            "torch.save({k: v for k, v in x.items() if torch.is_tensor(v)}, OUT)"
         )
     if "TorchScript" in message:
         return f"checkpoint {path} is a TorchScript program; give a state_dict: torch.save(model.state_dict(), OUT)"
