@@ -123,7 +123,7 @@ def test_what_is_wrong_is_said_in_one_line(command: Command, checkpoints: dict[s
         command(script, bad, "--variant", "S", "--output", output).assert_refused("bad.pth is not a PyTorch checkpoint")
     torch.save(TinyDetReference("S", 80), bad)
     command(script, bad, "--variant", "S", "--output", output).assert_refused(
-        "torch_reference.TinyDetReference", "save it again"
+        "torch_reference.TinyDetReference", "save its tensors alone"
     )
     with_script = torch.jit.script(torch.nn.Linear(2, 2))
     torch.jit.save(with_script, bad)
