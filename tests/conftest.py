@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -9,6 +10,8 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
+
+from commands import Command, run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -20,3 +23,9 @@ def coco_mini() -> Path:
     if not (folder / "dev_train" / "instances.json").is_file():
         pytest.skip(f"no real images: {folder} is absent (TINYDET_COCO_MINI names another place)")
     return folder
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """command("train.py", "--variant", "S") -> Done."""
+    return functools.partial(run_script, monkeypatch, capfd)

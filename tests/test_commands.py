@@ -3,56 +3,17 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from commands import Command
 from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.weights import LAST, read_config
-
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    def assert_refused(self, *words: str) -> None:
-        """Exit 2, one line that says all of `words`, no traceback."""
-        assert self.code == 2, self
-        last = self.err.strip().splitlines()[-1]
-        assert ": error: " in last and "Traceback" not in self.err, self.err
-        for word in words:
-            assert word in last, last
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """command("train.py", "--variant", "S") -> Done; in this process, which has TensorFlow loaded."""
-
-    def run(script: str, *arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        out, err = capfd.readouterr()
-        return Done(code, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="session")

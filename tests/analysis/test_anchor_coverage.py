@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import runpy
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 from PIL import Image
 
 import references
+from commands import Command
 from tinydet_lite.boxes import inclusive_iou
 from tinydet_lite.errors import UserError
 from tinydet_tf.analysis.anchor_coverage import coverage, is_inside, missed, reachable_anchors
@@ -23,8 +22,6 @@ from tinydet_tf.analysis.anchor_suggestion import suggest
 from tinydet_tf.analysis.ground_truth import NPZ_BOXES, NPZ_IMAGES, SIZES, ImageBoxes, is_of_size, read_annotations
 from tinydet_tf.anchors import all_anchors, base_anchors
 from tinydet_tf.config import VARIANTS, TrainConfig
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "anchor_coverage.py"
 
 
 def small_set(side: int = 64, positive_iou: float = 0.5) -> AnchorSet:
@@ -301,20 +298,9 @@ def test_choosing_an_image() -> None:
 # The command
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["anchor_coverage.py", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return run
+@pytest.fixture(name="command")
+def bound_command(command: Command) -> Command:
+    return functools.partial(command, "anchor_coverage.py")
 
 
 IMAGES = np.array([[7, 64, 48, 1], [3, 64, 48, 1]], np.int32)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 import tf_keras as keras
 
+from commands import Command
 from tinydet_tf.analysis import paper
 from tinydet_tf.analysis.madds import Cost, measure
 from tinydet_tf.config import ModelConfig, load_config, model_config
@@ -104,19 +103,17 @@ def test_the_layers_are_what_is_counted() -> None:
     assert measure(detector).rows[0].mmadds == pytest.approx(1.5 * cost("S").rows[0].mmadds)
 
 
-def count_madds(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["count_madds.py", *map(str, arguments)])
-    runpy.run_path(str(ROOT / "scripts" / "count_madds.py"), run_name="__main__")
+def test_command(command: Command) -> None:
+    def count_madds(*arguments: object) -> str:
+        done = command("count_madds.py", *arguments)
+        assert done.code == 0, done.err
+        return done.out
 
-
-def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    count_madds(monkeypatch, "--variant", "S")
-    out = capsys.readouterr().out
+    out = count_madds("--variant", "S")
     assert "495.04       495" in out and "11.07     11.01 [1]" in out and "[1] table 13 prints 11.01" in out
     assert "2,573,037" in out and "13.0 MB in float32, 3.3 MB in int8" in out
 
-    count_madds(monkeypatch, "--variant", "S", "--json")
-    document = json.loads(capsys.readouterr().out)
+    document = json.loads(count_madds("--variant", "S", "--json"))
     assert [row["part"] for row in document["rows"]].count("backbone") == 17
     assert set(document["totals"]) == {"backbone", "fpn", "rpn", "rcnn", "total"}
     assert document["parameters"] == 2_573_037
@@ -124,11 +121,9 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert sum(row["mmadds"] for row in document["rows"]) == pytest.approx(document["totals"]["total"])
 
     # Nothing is printed for what the paper has not.
-    count_madds(monkeypatch, "--variant", "S", "--set", "model.input_size=256", "--num-classes", "3")
-    assert "495" not in capsys.readouterr().out
+    assert "495" not in count_madds("--variant", "S", "--set", "model.input_size=256", "--num-classes", "3")
 
-    count_madds(monkeypatch, "--config", *CONFIGS[-2:])
-    lines = capsys.readouterr().out.splitlines()
+    lines = count_madds("--config", *CONFIGS[-2:]).splitlines()
     assert len(lines) == 3 and lines[1].split()[-2:] == ["990.63", "991"]
 
 
@@ -142,10 +137,5 @@ def test_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         (["--set", "model.pyramid_conv=dense"], "pyramid_conv is 'dense'; choose 'scconv' or 'conventional'"),
     ],
 )
-def test_bad_input(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        count_madds(monkeypatch, *arguments)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+def test_bad_input(command: Command, arguments: list[str], message: str) -> None:
+    command("count_madds.py", *arguments).assert_refused(message)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import runpy
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import tf_keras as keras
 from PIL import Image
 
 import tinydet_tf
+from commands import Command
 from tinydet_lite.errors import UserError
 from tinydet_tf.analysis import receptive_field as rf
 from tinydet_tf.config import VARIANTS, Dialect, ModelConfig, load_config, model_config
@@ -23,7 +23,6 @@ from tinydet_tf.layers.align_pool import AlignPool
 from tinydet_tf.layers.blocks import conv2d, kaiming, squeeze_excite
 from tinydet_tf.weights import save_weights, with_classes
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "receptive_field.py"
 STRIDES = (2, 4, 8, 16)
 
 
@@ -159,19 +158,9 @@ def eager() -> Iterator[None]:
     tf.config.run_functions_eagerly(False)
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [SCRIPT.name, *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return (code, *capfd.readouterr())
-
-    return call
+@pytest.fixture(name="command")
+def bound_command(command: Command) -> Command:
+    return functools.partial(command, "receptive_field.py")
 
 
 @pytest.mark.parametrize(

@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import runpy
+import functools
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow  # noqa: F401 - what it says when it is first imported is not the command's
 
+from commands import SCRIPTS, Command
+
 torch = pytest.importorskip("torch", reason="the published checkpoints are PyTorch's, and torch is an optional extra")
 from checkpoints.torch_reference import TABLE_10, ImageNetClassifier, TinyDetReference, published  # noqa: E402
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    def assert_refused(self, *words: str) -> None:
-        """Exit 2 and one line that says all of `words`."""
-        assert self.code == 2 and self.out == "", self
-        assert len(self.err.splitlines()) == 1 and ": error: " in self.err, self.err
-        for word in words:
-            assert word in self.err, self.err
-
-
-Command = Callable[..., Done]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    def run(script: str, *arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        out, err = capfd.readouterr()
-        return Done(code, out, err)
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -103,31 +70,31 @@ def test_a_backbone_becomes_what_training_starts_from(
     assert f"scripts/train.py --variant S --init {output} --data DIR" in done.out
     assert "evaluate.py" not in done.out and "export.py" not in done.out
     refused = command("export.py", "--model", output, "--output", tmp_path / "x.tflite")
-    refused.assert_refused("holds a backbone alone")
+    refused.assert_refused_alone("holds a backbone alone")
 
 
 def test_what_is_wrong_is_said_in_one_line(command: Command, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     good, output = checkpoints["tinydet_S.pth"], tmp_path / "x.weights.h5"
-    script = "import_checkpoint.py"
-    command(script, good, "--variant", "XL", "--output", output).assert_refused(
+    run = functools.partial(command, "import_checkpoint.py")
+    run(good, "--variant", "XL", "--output", output).assert_refused_alone(
         "variant 'XL' does not exist; choose one of S, M, L"
     )
-    command(script, good, "--variant", "S", "--output", tmp_path / "x.h5").assert_refused("does not end in .weights.h5")
-    command(script, good, "--variant", "S", "--output", tmp_path / "no" / "x.weights.h5").assert_refused("no folder")
-    command(script, tmp_path / "no.pth", "--variant", "S", "--output", output).assert_refused("no.pth does not exist")
-    command(script, tmp_path, "--variant", "S", "--output", output).assert_refused("is a folder")
-    command(script, good, "--variant", "M", "--output", output).assert_refused("it fits S; give --variant S")
+    run(good, "--variant", "S", "--output", tmp_path / "x.h5").assert_refused_alone("does not end in .weights.h5")
+    run(good, "--variant", "S", "--output", tmp_path / "no" / "x.weights.h5").assert_refused_alone("no folder")
+    run(tmp_path / "no.pth", "--variant", "S", "--output", output).assert_refused_alone("no.pth does not exist")
+    run(tmp_path, "--variant", "S", "--output", output).assert_refused_alone("is a folder")
+    run(good, "--variant", "M", "--output", output).assert_refused_alone("it fits S; give --variant S")
     bad = tmp_path / "bad.pth"
     for content in (b"", b"garbage" * 1000, good.read_bytes()[:50_000], good.read_bytes()[:-5_000]):
         bad.write_bytes(content)
-        command(script, bad, "--variant", "S", "--output", output).assert_refused("bad.pth is not a PyTorch checkpoint")
+        run(bad, "--variant", "S", "--output", output).assert_refused_alone("bad.pth is not a PyTorch checkpoint")
     torch.save(TinyDetReference("S", 80), bad)
-    command(script, bad, "--variant", "S", "--output", output).assert_refused(
+    run(bad, "--variant", "S", "--output", output).assert_refused_alone(
         "torch_reference.TinyDetReference", "save its tensors alone"
     )
     with_script = torch.jit.script(torch.nn.Linear(2, 2))
     torch.jit.save(with_script, bad)
-    command(script, bad, "--variant", "S", "--output", output).assert_refused("TorchScript")
+    run(bad, "--variant", "S", "--output", output).assert_refused_alone("TorchScript")
     bad.unlink()
     assert list(tmp_path.iterdir()) == []
 

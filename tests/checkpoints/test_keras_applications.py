@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import tf_keras as keras
 
+from commands import Command
 from tinydet_lite.errors import UserError
 from tinydet_tf.checkpoints.keras_applications import APPLICATIONS, import_application
 from tinydet_tf.checkpoints.published import backbone_parameters
@@ -19,7 +18,6 @@ from tinydet_tf.model.backbone import normalize
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import initialize
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "import_keras_backbone.py"
 SIDE = 128
 #: Keras's layers at the ends of strides 4, 8, 16 and 32.
 TAPS = {
@@ -98,15 +96,13 @@ def test_alignment_changes_no_shape(case: tuple[str, Any, Path], tmp_path: Path)
     assert all(rows[0] == rows[1] and rows == columns for rows, columns in pads) and len(pads) == 6
 
 
-def test_the_command(
-    case: tuple[str, Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(case: tuple[str, Any, Path], tmp_path: Path, command: Command) -> None:
     backbone, network, file = case
     output = tmp_path / "backbone.weights.h5"
-    arguments = ["--backbone", backbone, "--weights", str(file), "--variant", "M", "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", ["import_keras_backbone.py", *arguments])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
-    out = capsys.readouterr().out
+    arguments = ["--backbone", backbone, "--weights", file, "--variant", "M", "--output", output]
+    done = command("import_keras_backbone.py", *arguments)
+    out = done.out
+    assert done.code == 0, done.err
     assert "_project_bn" in out and f"--set model.backbone={backbone} --init {output}" in out
 
     detector = TinyDet(model_config("M", backbone=backbone, align=False, input_size=SIDE), 7)
@@ -139,7 +135,7 @@ def test_without_a_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPa
             import_application(backbone, "imagenet", "M")
 
 
-def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(tmp_path: Path, command: Command) -> None:
     (tmp_path / "noise.h5").write_bytes(b"noise")
     other = keras.Sequential([keras.layers.Dense(2, input_shape=(3,))])
     other.save_weights(str(tmp_path / "other.h5"))
@@ -154,13 +150,10 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         ({"--weights": tmp_path / "other.h5"}, "other.h5 is not of Keras's mobilenetv2 at alpha 1, or is damaged"),
     ):
         options = {"--backbone": "mobilenetv2", "--weights": "imagenet", "--variant": "M", "--output": good} | change
-        flat = [str(item) for pair in options.items() for item in pair]
-        monkeypatch.setattr(sys, "argv", ["import_keras_backbone.py", *flat])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        assert stop.value.code == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("import_keras_backbone.py: error: ") and words in error, error
+        flat = [item for pair in options.items() for item in pair]
+        done = command("import_keras_backbone.py", *flat)
+        done.assert_refused(words)
+        assert done.err.strip().splitlines()[-1].startswith("import_keras_backbone.py: error: ")
         assert not good.exists()
 
 

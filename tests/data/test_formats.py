@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import runpy
 import shlex
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -17,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from commands import Command
 from tinydet_lite.errors import UserError
 from tinydet_tf.data.coco import CocoDataset, load_coco, locate_split
 from tinydet_tf.data.convert import coco_split, open_folder, train_and_val
@@ -24,7 +22,6 @@ from tinydet_tf.data.digits import digits_folder
 
 COUNTS = {"train": 6, "val": 3}
 SIDE = 176  # of the images; coordinates as fractions of it need more than six decimals
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 
 @pytest.fixture(autouse=True)
@@ -569,26 +566,6 @@ def test_images_on_several_drives(voc: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("os.path.commonpath", commonpath)
     with pytest.raises(UserError, match=r"the images are on several drives"):
         coco_split(folder, folder.read("train"))
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """command("train.py", "--data", DIR) -> exit code, stdout, stderr; in this process, which has TensorFlow loaded."""
-
-    def run(script: str, *arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
-        capfd.readouterr()
-        code: object = 0
-        try:
-            runpy.run_path(str(SCRIPTS / script), run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code
-        return (code if isinstance(code, int) else 1, *capfd.readouterr())
-
-    return run
-
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize("format", ["voc", "yolo"])

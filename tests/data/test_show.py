@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
+from commands import Command
 from tinydet_lite.drawing import class_colour
 from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.data.show import draw_batch
-
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "show_batch.py"
 
 
 def test_images_and_boxes_are_where_they_belong() -> None:
@@ -34,28 +30,18 @@ def test_images_and_boxes_are_where_they_belong() -> None:
         assert drawn == mask[index, 0]
 
 
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = digits_folder(tmp_path, num_train=3, num_val=1)
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["show_batch.py", "--data", str(folder), *map(str, arguments)])
-        try:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
+def test_command(tmp_path: Path, command: Command) -> None:
+    show = ("show_batch.py", "--data", digits_folder(tmp_path, num_train=3, num_val=1))
     output = tmp_path / "batch.png"
     # More images than there are.
-    assert run("--images", 5, "--columns", 2, "--set", "data.augmentation=ssd", "--output", output) == 0
+    done = command(*show, "--images", 5, "--columns", 2, "--set", "data.augmentation=ssd", "--output", output)
+    assert done.code == 0 and "5 images" in done.out, done.err
     with Image.open(output) as picture:
         assert picture.size == (2 * 320 + 4, 3 * 320 + 8)
-    assert "5 images" in capsys.readouterr().out
     for arguments, message in (
         (("--images", 0, "--output", output), "--images is 0"),
         (("--output", tmp_path / "x.gif"), "does not end in .jpg or .png"),
         (("--output", tmp_path / "no" / "x.png"), "there is no folder"),
         (("--set", "data.augmentation=yes", "--output", output), "data.augmentation is"),
     ):
-        assert run(*arguments) == 2
-        assert message in capsys.readouterr().err.splitlines()[-1]
+        command(*show, *arguments).assert_refused(message)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from commands import Command
 from tinydet_lite.preprocess import as_rgb_array, resize_to
 from tinydet_tf.config import model_config
 from tinydet_tf.data.folders import MIN_AREA, class_batches, random_window, read_class_folders
@@ -40,14 +39,9 @@ def write_images(folder: Path, classes: Sequence[str] = CLASSES, count: int = 2,
     return folder
 
 
-def pretrain_backbone(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["pretrain_backbone.py", *map(str, arguments)])
-    runpy.run_path(str(ROOT / "scripts" / "pretrain_backbone.py"), run_name="__main__")
-
-
 @pytest.mark.slow
 def test_it_learns_and_the_weights_arrive_in_a_detector(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     data, run = write_images(tmp_path / "data", count=64), tmp_path / "run"
     networks: list[Any] = []
@@ -57,11 +51,12 @@ def test_it_learns_and_the_weights_arrive_in_a_detector(
         return networks[-1]
 
     monkeypatch.setattr(pretrain, "classifier", build)
-    pretrain_backbone(
-        monkeypatch, "--data", data, "--variant", "S", "--val-fraction", "0.25", "--epochs", "5", "--batch-size", "16",
-        "--learning-rate", "0.003", "--input-size", "64", "--output", run,
+    done = command(
+        "pretrain_backbone.py", "--data", data, "--variant", "S", "--val-fraction", "0.25", "--epochs", "5",
+        "--batch-size", "16", "--learning-rate", "0.003", "--input-size", "64", "--output", run,
     )  # fmt: skip
-    out = capsys.readouterr().out
+    out = done.out
+    assert done.code == 0, done.err
     assert "3 classes, 144 images to train on, 48 to validate on; backbone mobilenetv3_d, 64x64" in out
     assert f"--variant S --init {run / BACKBONE} --data DIR" in out
     metrics = json.loads((run / METRICS).read_text())
@@ -164,7 +159,7 @@ def test_a_broken_training_image_is_skipped_by_name(tmp_path: Path, caplog: pyte
     assert [str(data.train.paths[2]) in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(tmp_path: Path, command: Command) -> None:
     good = write_images(tmp_path / "good")
     (tmp_path / "empty").mkdir()
     write_images(tmp_path / "one", CLASSES[:1])
@@ -202,10 +197,8 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         arguments = {"--input-size": 64, "--batch-size": 2, "--epochs": 1, "--output": run}
         arguments |= dict(zip(extra[::2], extra[1::2], strict=True))
         flat = [item for pair in arguments.items() for item in pair]
-        with pytest.raises(SystemExit) as stop:
-            pretrain_backbone(monkeypatch, "--data", tmp_path / data, *flat)
-        assert stop.value.code == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("pretrain_backbone.py: error: ") and words in error, error
+        done = command("pretrain_backbone.py", "--data", tmp_path / data, *flat)
+        done.assert_refused(words)
+        assert done.err.strip().splitlines()[-1].startswith("pretrain_backbone.py: error: ")
         assert not run.exists()
     assert read_class_folders(good).class_names == CLASSES
