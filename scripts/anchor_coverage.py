@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from tinydet_lite.cli import printable, run
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write, check_target
-from tinydet_tf.analysis.anchor_sets import MODELS, TABLE2, AnchorSet, anchor_set, tinydet
+from tinydet_tf.analysis.anchor_sets import MODELS, AnchorSet, anchor_set, tinydet
+from tinydet_tf.analysis.paper import TABLE2
 from tinydet_tf.config import VARIANTS, Config, load_config
 
 if TYPE_CHECKING:

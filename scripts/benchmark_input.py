@@ -37,20 +37,11 @@ def main() -> None:
 
     from tinydet_tf.analysis.throughput import measure_stages
     from tinydet_tf.data.pipeline import one_line
-    from tinydet_tf.training.run import flips, load_split
+    from tinydet_tf.training.run import load_split, preparation
 
     data = load_split(config.data, "train")
     with one_line():
-        times = measure_stages(
-            data,
-            images=args.images,
-            input_size=config.model.input_size,
-            horizontal_flip=flips(config.data),
-            augmentation=config.data.augmentation,
-            mosaic=config.data.mosaic,
-            copy_paste=config.data.copy_paste,
-            cache=config.data.cache,
-        )
+        times = measure_stages(data, images=args.images, input_size=config.model.input_size, **preparation(config.data))
     total = sum(times.values())
     print(f"{len(data)} images, input {config.model.input_size}x{config.model.input_size}, one core")
     for name, seconds in times.items():

@@ -39,7 +39,7 @@ def main() -> None:
 
     from tinydet_tf.data.pipeline import build_pipeline, one_line
     from tinydet_tf.data.show import draw_batch
-    from tinydet_tf.training.run import flips, load_split
+    from tinydet_tf.training.run import load_split, preparation
 
     dataset = load_split(config.data, "train")
     batches = build_pipeline(
@@ -48,11 +48,7 @@ def main() -> None:
         batch_size=1,
         training=True,
         seed=config.train.seed,
-        horizontal_flip=flips(config.data),
-        augmentation=config.data.augmentation,
-        mosaic=config.data.mosaic,
-        copy_paste=config.data.copy_paste,
-        cache=config.data.cache,
+        **preparation(config.data),
     )
     # More images than the data has: the next epoch's, drawn anew.
     with one_line():

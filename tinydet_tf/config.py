@@ -284,6 +284,10 @@ VARIANTS: dict[str, ModelConfig] = {
 }
 
 
+#: What training does to images beside the flip; "ssd" is the paper's, whole (section 4.1, data/augment.py).
+AUGMENTATIONS = ("none", "ssd")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where images come from and how they are fed."""
@@ -295,7 +299,7 @@ class DataConfig:
     val_images: str | None = None
     limit: int | None = None  # train (and validate) on the first N images only
     horizontal_flip: bool | None = None  # null: on, but for the digits (a mirrored 2 is no 2)
-    augmentation: str = "none"  # beside the flip; "ssd": the paper's, whole (section 4.1)
+    augmentation: str = "none"  # one of AUGMENTATIONS
     mosaic: float = 0.0  # the share of training images that show four (data/small_objects.py)
     copy_paste: int = 0  # copies of small objects pasted into a training image, at most
     cache: bool = False  # keep decoded, resized images in memory
@@ -312,8 +316,9 @@ class DataConfig:
             natural=("digits_seed", "copy_paste"),
             fractions=("mosaic",),
         )
-        if self.augmentation not in ("none", "ssd"):
-            raise UserError(f"data.augmentation is {self.augmentation!r}; choose 'none' or 'ssd'")
+        if self.augmentation not in AUGMENTATIONS:
+            choices = " or ".join(map(repr, AUGMENTATIONS))
+            raise UserError(f"data.augmentation is {self.augmentation!r}; choose {choices}")
 
 
 _TRAIN_POSITIVE = (

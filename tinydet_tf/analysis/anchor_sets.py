@@ -26,14 +26,6 @@ from tinydet_tf.config import VARIANTS, ModelConfig, TrainConfig
 
 FloatArray = npt.NDArray[np.float32]
 
-#: Table 2 as printed: GTMR in percent of all, small, medium and large objects. Its TinyDet is M.
-TABLE2 = {
-    "Faster R-CNN": (6.6, 17.0, 1.2, 1.9),
-    "Faster R-CNN w/ FPN": (6.1, 15.2, 1.2, 2.3),
-    "ThunderNet": (18.1, 53.1, 5.6, 1.2),
-    "TinyDet-M": (8.4, 21.2, 2.2, 3.0),
-}
-
 
 @dataclass(frozen=True)
 class Frame:

@@ -36,6 +36,7 @@ from PIL import Image
 from tinydet_lite.boxes import to_inclusive
 from tinydet_lite.errors import UserError
 from tinydet_lite.preprocess import as_rgb_array, resize_to
+from tinydet_tf.config import AUGMENTATIONS
 from tinydet_tf.data.augment import FILL_RGB, Sample, expand, min_iou_crop, photometric, whole_window
 from tinydet_tf.data.coco import CocoDataset, CocoImage
 from tinydet_tf.data.small_objects import mosaic_of, paste_copies
@@ -43,9 +44,6 @@ from tinydet_tf.data.small_objects import mosaic_of, paste_copies
 _LOG = logging.getLogger(__name__)
 
 Stage = Callable[[Sample], Sample]
-
-#: What training does to images beside the flip.
-AUGMENTATIONS = ("none", "ssd")
 
 # Folded into a sample's seed by the stages here; augmentations fold in constants from 16 on.
 _FLIP_SEED = 1
@@ -196,14 +194,20 @@ def make_samples(rows: tf.data.Dataset, stages: Sequence[Stage], num_parallel_ca
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turns what tf.data makes of a UserError, an error of its own with the text inside, into one again."""
+    """Turns what tf.data makes of a UserError into one again, see `line_of_user_error`."""
     try:
         yield
     except tf.errors.OpError as error:
-        _, found, line = str(error).partition("UserError: ")
-        if not found:
+        line = line_of_user_error(error)
+        if line is None:
             raise
-        raise UserError(line.splitlines()[0]) from error
+        raise UserError(line) from error
+
+
+def line_of_user_error(error: BaseException) -> str | None:
+    """The message of a UserError that a stage raised: tf.data passes its text on, no more. None: it was none."""
+    _, found, text = str(error).partition("UserError: ")
+    return text.splitlines()[0] if found else None
 
 
 def resize(sample: Sample, size: int) -> Sample:

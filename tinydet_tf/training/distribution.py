@@ -17,7 +17,7 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.cluster import check_cluster
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 def open_strategy(name: str) -> Any:
@@ -43,7 +43,7 @@ def open_strategy(name: str) -> Any:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         if len(devices) > 1:
             return tf.distribute.MirroredStrategy([device.name for device in devices])
-        log.info("--strategy mirrored finds one device, %s, and trains on it as --strategy one does", devices[0].name)
+        _LOG.info("--strategy mirrored finds one device, %s, and trains on it as --strategy one does", devices[0].name)
     return tf.distribute.get_strategy()
 
 

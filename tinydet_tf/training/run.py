@@ -18,7 +18,7 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.config import Config, DataConfig, TrainConfig
 from tinydet_tf.data.coco import CocoDataset, load_coco, locate_split
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.data.pipeline import build_pipeline
+from tinydet_tf.data.pipeline import build_pipeline, line_of_user_error
 from tinydet_tf.evaluation import match_classes
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.detector import TinyDet
@@ -36,7 +36,7 @@ from tinydet_tf.training.schedule import WarmupCosine
 from tinydet_tf.training.trainer import Trainer
 from tinydet_tf.weights import Initialized, initialize, save_weights, with_classes
 
-log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 def load_split(data: DataConfig, split: str) -> CocoDataset:
@@ -72,6 +72,17 @@ def uses_digits(data: DataConfig) -> bool:
 def flips(data: DataConfig) -> bool:
     """Whether training mirrors images: as configured, else wherever the images are not digits."""
     return not uses_digits(data) if data.horizontal_flip is None else data.horizontal_flip
+
+
+def preparation(data: DataConfig) -> dict[str, Any]:
+    """What the input pipeline does to training images, as arguments of `build_pipeline` and `make_stages`."""
+    return {
+        "horizontal_flip": flips(data),
+        "augmentation": data.augmentation,
+        "mosaic": data.mosaic,
+        "copy_paste": data.copy_paste,
+        "cache": data.cache,
+    }
 
 
 def train(
@@ -115,7 +126,7 @@ def train(
         check_folder(folder, overwrite=overwrite)
     train_data = load_split(config.data, "train")
     if missing := train_data.classes_without_boxes():
-        log.warning("no box to learn from: %s%s", ", ".join(missing[:10]), " ..." if len(missing) > 10 else "")
+        _LOG.warning("no box to learn from: %s%s", ", ".join(missing[:10]), " ..." if len(missing) > 10 else "")
     val_data = train_data if config.data.validate_on_train else load_split(config.data, "val")
     if val_data.annotation_file == train_data.annotation_file and not config.data.validate_on_train:
         raise UserError(
@@ -129,12 +140,12 @@ def train(
     recipe = config.train
     finished = finished_epochs(folder) if resume else 0
     if recipe.freeze_backbone and init is None and not resume:
-        log.warning("train.freeze_backbone without --init trains on a backbone that has learnt nothing")
+        _LOG.warning("train.freeze_backbone without --init trains on a backbone that has learnt nothing")
     if recipe.freeze_backbone >= recipe.epochs:
-        log.warning("train.freeze_backbone is %d of %d epochs: it stays frozen", recipe.freeze_backbone, recipe.epochs)
+        _LOG.warning("train.freeze_backbone is %d of %d epochs: it stays frozen", recipe.freeze_backbone, recipe.epochs)
     history = History(folder / METRICS, finished=finished, write=chief)
     if history.should_stop(recipe.early_stopping_patience):
-        log.info("this run has stopped early; --set a higher train.early_stopping_patience to go on")
+        _LOG.info("this run has stopped early; --set a higher train.early_stopping_patience to go on")
         return history.summary()
     keras.utils.set_random_seed(recipe.seed)
     add_in_order()
@@ -145,11 +156,7 @@ def train(
         batch_size=recipe.batch_size,
         training=True,
         seed=recipe.seed,
-        horizontal_flip=flips(config.data),
-        augmentation=config.data.augmentation,
-        mosaic=config.data.mosaic,
-        copy_paste=config.data.copy_paste,
-        cache=config.data.cache,
+        **preparation(config.data),
         first_epoch=finished,
         part=(index, workers),
     )
@@ -201,10 +208,10 @@ def add_in_order() -> None:
 def report_start(result: Initialized, init: Path) -> None:
     """Logs which layers a run does not start from its --init."""
     count = len(result.taken) + len(result.left)
-    log.info("%d of %d layers start from %s", len(result.taken), count, init)
+    _LOG.info("%d of %d layers start from %s", len(result.taken), count, init)
     if result.left:
         shown = ", ".join(result.left[:8]) + (f" and {len(result.left) - 8} more" if len(result.left) > 8 else "")
-        log.info("not in it, or of another shape, and therefore fresh: %s", shown)
+        _LOG.info("not in it, or of another shape, and therefore fresh: %s", shown)
 
 
 #: What TensorFlow says of the operating system's ENOSPC, EDQUOT and EFBIG.
@@ -217,10 +224,10 @@ def _what_went_wrong(error: Exception, folder: Path, workers: int) -> str | None
     """One line for an error of the user's making that TensorFlow wraps; None for any other."""
     if isinstance(error, UserError):
         return str(error)
+    line = line_of_user_error(error)
+    if line is not None:
+        return line
     text = str(error)
-    _, found, line = text.partition("UserError: ")  # the input pipeline passes an exception's text on, no more
-    if found:
-        return line.splitlines()[0]
     for full in _FULL:
         if full in text:
             return f"{folder} cannot be written: {full}; make room and go on with --resume"
@@ -255,7 +262,7 @@ def make_schedule(recipe: TrainConfig, steps: int) -> WarmupCosine:
     """The learning rate of a recipe with so many steps an epoch."""
     scale = 1.0 if recipe.reference_batch is None else recipe.batch_size / recipe.reference_batch
     if scale != 1.0:
-        log.info("learning rate %g, scaled to the batch of %d", recipe.learning_rate * scale, recipe.batch_size)
+        _LOG.info("learning rate %g, scaled to the batch of %d", recipe.learning_rate * scale, recipe.batch_size)
     return WarmupCosine(
         recipe.learning_rate * scale,
         recipe.final_learning_rate,
