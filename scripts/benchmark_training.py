@@ -30,15 +30,25 @@ def main() -> None:
     config = load_config(args.config, variant=args.variant, assignments=given)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=args.data))
 
+    import tf_keras as keras
+
     from tinydet_tf.analysis.throughput import measure_training
     from tinydet_tf.data.pipeline import build_pipeline
     from tinydet_tf.model.detector import TinyDet
-    from tinydet_tf.training.run import load_split, make_optimizer
+    from tinydet_tf.training.run import add_in_order, load_split, make_optimizer, preparation
     from tinydet_tf.training.schedule import WarmupCosine
     from tinydet_tf.training.trainer import Trainer
 
+    keras.utils.set_random_seed(config.train.seed)
+    add_in_order()  # as training does
     data = load_split(config.data, "train")
-    batches = build_pipeline(data, input_size=config.model.input_size, batch_size=args.batch, training=True)
+    batches = build_pipeline(
+        data,
+        input_size=config.model.input_size,
+        batch_size=args.batch,
+        training=True,
+        **preparation(config.data),
+    )
     trainer = Trainer(TinyDet(config.model, data.num_classes), config.train)
     trainer.compile(optimizer=make_optimizer(config.train, WarmupCosine(1e-3, 1e-5, 1000, 0, 0.0)))
     result = measure_training(trainer, batches, batch_size=args.batch, steps=args.steps)
