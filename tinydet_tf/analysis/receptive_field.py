@@ -56,6 +56,7 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
 from tinydet_tf.config import BACKBONES, ModelConfig
 from tinydet_tf.layers.blocks import BatchNorm
+from tinydet_tf.model.backbone import normalize
 from tinydet_tf.model.detector import TinyDet
 
 if TYPE_CHECKING:
@@ -221,8 +222,6 @@ def measure_images(
     Raises:
       UserError: no image, or a size that does not fit.
     """
-    from tinydet_tf.model.backbone import PIXEL_MEAN, PIXEL_STD
-
     config = detector.config
     alignment = alignment_of(config)
     probe: _Probe | None = None
@@ -232,7 +231,7 @@ def measure_images(
         if probe is None:
             probe = _Probe(detector.pyramid, config.strides, image.shape[0], through_gates=through_gates)
             results = [_Mean(probe.size) for _ in config.strides]
-        normalized = ((image - np.asarray(PIXEL_MEAN)) / np.asarray(PIXEL_STD)).astype(np.float32)
+        normalized = normalize(image).numpy()
         for level, result in enumerate(results):
             cotangent = generator.standard_normal(config.channels, np.float32)
             result.add(*(probe.gradient(normalized, level, side, cotangent) for side in (0, -1)))

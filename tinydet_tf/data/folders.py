@@ -10,11 +10,9 @@ TensorFlow, which knows no EXIF orientation, and resizes without antialiasing.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import math
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from tinydet_lite.preprocess import as_rgb_array, resize_to
 from tinydet_tf.data.augment import Sample
 from tinydet_tf.data.labelled import IMAGE_SUFFIXES, check_class_names, file_names
 from tinydet_tf.data.pipeline import image_rows, make_samples, render
+from tinydet_tf.data.skipping import SkipBroken
 
 _LOG = logging.getLogger(__name__)
 
@@ -156,7 +155,7 @@ def class_batches(
         raise UserError(
             f"--batch-size is {batch_size}, the training split has {len(images.paths)} images; give a smaller one"
         )
-    loader = _Loader(images, input_size, windows=training)
+    loader = _Loader(images, input_size, training=training)
 
     def load(sample: Sample) -> Sample:
         # Called stateless, or tf.data would make the map sequential where it promises an order.
@@ -194,30 +193,18 @@ def random_window(width: int, height: int, generator: np.random.Generator) -> np
 class _Loader:
     """From an index to the network's input and its class."""
 
-    def __init__(self, images: ClassifiedImages, size: int, *, windows: bool) -> None:
-        self._images, self._size, self._training = images, size, windows
-        self._broken: set[int] = set()
-        self._lock = threading.Lock()  # tf.data calls from several threads
+    def __init__(self, images: ClassifiedImages, size: int, *, training: bool) -> None:
+        self._images, self._size, self._training = images, size, training
+        what = f"the {len(images.paths)} training images"
+        self._decodable = SkipBroken(self._decoded, len(images.paths), what, skip=training)
 
     def load(self, index: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.int64]:
-        start, count = int(index), len(self._images.paths)
-        for candidate in itertools.chain(range(start, count), range(start)):
-            if candidate in self._broken:
-                continue
-            try:
-                return self._pixels(candidate, seed), np.int64(self._images.labels[candidate])
-            except UserError as error:
-                if not self._training:
-                    raise
-                with self._lock:
-                    if candidate not in self._broken:
-                        self._broken.add(candidate)
-                        _LOG.warning("skipping an image in training: %s", error)
-        raise UserError(f"none of the {count} training images could be used; the warnings above say why")
-
-    def _pixels(self, index: int, seed: np.ndarray) -> np.ndarray:
-        pixels = as_rgb_array(self._images.paths[index])
+        pixels, label = self._decodable(int(index))
         if not self._training:
-            return resize_to(pixels, self._size)
+            return resize_to(pixels, self._size), np.int64(label)
         height, width = pixels.shape[:2]
-        return render(pixels, random_window(width, height, np.random.default_rng(seed)), self._size)[0]
+        window = random_window(width, height, np.random.default_rng(seed))
+        return render(pixels, window, self._size)[0], np.int64(label)
+
+    def _decoded(self, index: int) -> tuple[np.ndarray, int]:
+        return as_rgb_array(self._images.paths[index]), self._images.labels[index]

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +38,7 @@ from tinydet_lite.preprocess import as_rgb_array, resize_to
 from tinydet_tf.config import AUGMENTATIONS
 from tinydet_tf.data.augment import FILL_RGB, Sample, expand, min_iou_crop, photometric, whole_window
 from tinydet_tf.data.coco import CocoDataset, CocoImage
+from tinydet_tf.data.skipping import SkipBroken
 from tinydet_tf.data.small_objects import mosaic_of, paste_copies
 
 _LOG = logging.getLogger(__name__)
@@ -385,16 +385,14 @@ def _padded_sizes(dataset: CocoDataset, max_boxes: int | None) -> tuple[int, int
 class _Loader:
     """The first stage: from an index to a sample.
 
-    skip_broken: an image that does not decode is named in a warning, once, and the next one takes its place.
+    skip_broken: the next image takes the place of one that does not decode (skipping.py).
     cached_size: keep the images, resized to it, in memory; then the stage gives resized samples.
     """
 
     def __init__(self, dataset: CocoDataset, *, skip_broken: bool, cached_size: int | None) -> None:
         self._images = dataset.images
-        self._name = dataset.annotation_file
-        self._skip_broken = skip_broken
-        self._broken: set[int] = set()
-        self._lock = threading.Lock()  # tf.data calls from several threads
+        what = f"the {len(dataset)} images of {dataset.annotation_file}"
+        self._decodable = SkipBroken(self._cached, len(dataset), what, skip=skip_broken)
         self._cached_size = cached_size
         self._cache: dict[int, tuple[np.ndarray, ...]] = {}
 
@@ -416,20 +414,7 @@ class _Loader:
 
     def arrays(self, index: np.ndarray | int) -> tuple[np.ndarray, ...]:
         """Image, boxes, classes, crowd_boxes and image_id of one image, or of the next that decodes."""
-        start, count = int(index), len(self._images)
-        for candidate in itertools.chain(range(start, count), range(start)):
-            if candidate in self._broken:
-                continue
-            try:
-                return self._cached(candidate)
-            except UserError as error:
-                if not self._skip_broken:
-                    raise
-                with self._lock:
-                    if candidate not in self._broken:
-                        self._broken.add(candidate)
-                        _LOG.warning("skipping an image in training: %s", error)
-        raise UserError(f"none of the {count} images of {self._name} could be used; the warnings above say why")
+        return self._decodable(int(index))
 
     def _cached(self, index: int) -> tuple[np.ndarray, ...]:
         kept = self._cache.get(index)
