@@ -64,6 +64,7 @@ def test_the_variants_are_the_papers() -> None:
         (["model.strides=[4, 8, 16, 32]"], "feeds levels of [8, 16, 32, 64]"),
         (["model.anchor_ratios=[]"], "model.anchor_ratios is []; it must be positive"),
         (["model.proposal_nms_iou=2"], "model.proposal_nms_iou is 2.0; it must be between 0 and 1"),
+        (["train.rcnn_sampling=ohm"], "train.rcnn_sampling is 'ohm'; choose 'ohem' (the paper's) or 'random'"),
         (["train.seed=-1"], "train.seed is -1; it must be zero or more"),
         (["train.rcnn_positive_fraction=-1"], "it must be between 0 and 1"),
         (["data.limit=0"], "data.limit is 0; it must be positive"),

@@ -361,7 +361,8 @@ class TrainConfig:
     rpn_samples: int = 256
     nms_pre: int = 1000  # candidates a level; the paper trains with 2000 of them, 2000 proposals and 512 samples
     proposals: int = 500
-    # R-CNN with OHEM.
+    # R-CNN
+    rcnn_sampling: str = "ohem"  # RoIs of the highest loss; or "random", what OHEM is compared with
     rcnn_positive_iou: float = 0.5
     rcnn_samples: int = 256
     rcnn_positive_fraction: float = 0.25
@@ -374,6 +375,8 @@ class TrainConfig:
             )
         if self.ema == 1:
             raise UserError("train.ema is 1, with which the average never moves; give less than 1, for example 0.999")
+        if self.rcnn_sampling not in ("ohem", "random"):
+            raise UserError(f"train.rcnn_sampling is {self.rcnn_sampling!r}; choose 'ohem' (the paper's) or 'random'")
         if self.optimizer not in ("sgd", "adamw"):
             raise UserError(f"train.optimizer is {self.optimizer!r}; choose 'sgd' or 'adamw'")
 

@@ -146,6 +146,18 @@ def test_a_few_steps_lower_the_loss(trainer: Trainer) -> None:
     assert last < 0.5 * first  # measured 0.03
 
 
+def test_ohem_takes_what_is_hardest_and_random_sampling_does_not(trainer: Trainer) -> None:
+    easy = Trainer(trainer.detector, dataclasses.replace(trainer.config, rcnn_sampling="random"))
+    batch = batch_of([hundred()[:6], hundred()[6:9]], rows=8)
+
+    def loss(one: Trainer, shift: int = 0) -> float:
+        return float(one.compute_losses({**batch, "seeds": batch["seeds"] + shift}, training=False)["rcnn_score"])
+
+    random = [loss(easy, shift) for shift in range(4)]
+    assert len(set(random)) == 4 and loss(easy) == random[0]  # the images' seeds, and nothing else
+    assert loss(trainer) == loss(trainer, 1) > max(random)
+
+
 def test_weight_decay_is_added_to_the_clipped_gradient() -> None:
     """One step of plain SGD moves a weight by -lr * (clipped gradient + decay * weight)."""
     keras.utils.set_random_seed(0)

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-#: Folded into an image's seed; the input pipeline's stages have other constants.
-_SAMPLING_SEED = 1000
+#: Folded into an image's seed, one for each stage; the input pipeline's stages have other constants.
+RPN_SEED, RCNN_SEED = 1000, 1001
 
 
 class Samples(NamedTuple):
@@ -49,14 +49,18 @@ def sample(positive: tf.Tensor, negative: tf.Tensor, priority: tf.Tensor, *, cou
     return Samples(index, weight, (order < max_positive) & (weight > 0.0))
 
 
-def random_priority(seeds: tf.Tensor, count: int) -> tf.Tensor:
+def random_priority(seeds: tf.Tensor, count: int | tf.Tensor, stage: int) -> tf.Tensor:
     """Random numbers of [0, 1) that depend on an image's seed alone: int32 [B, 2] -> float32 [B, count].
 
     Whatever the number of devices, the kind of device, or what ran before.
+
+    Args:
+      stage: RPN_SEED or RCNN_SEED.
     """
+    length = count if isinstance(count, int) else None
 
     def one(seed: tf.Tensor) -> tf.Tensor:
-        seed = tf.random.experimental.stateless_fold_in(seed, _SAMPLING_SEED, alg="philox")
+        seed = tf.random.experimental.stateless_fold_in(seed, stage, alg="philox")
         return tf.random.stateless_uniform([count], seed, alg="philox")
 
-    return tf.map_fn(one, seeds, fn_output_signature=tf.TensorSpec([count], tf.float32))
+    return tf.map_fn(one, seeds, fn_output_signature=tf.TensorSpec([length], tf.float32))

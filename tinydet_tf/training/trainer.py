@@ -17,7 +17,7 @@ from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training import losses
 from tinydet_tf.training.assign import Assignment, assign
 from tinydet_tf.training.distribution import sum_over_replicas
-from tinydet_tf.training.sample import random_priority, sample
+from tinydet_tf.training.sample import RCNN_SEED, RPN_SEED, random_priority, sample
 
 Batch = dict[str, tf.Tensor]
 
@@ -96,7 +96,7 @@ class Trainer(keras.Model):
         chosen = sample(
             positive,
             negative,
-            random_priority(batch["seeds"], len(self.anchors)),
+            random_priority(batch["seeds"], len(self.anchors), RPN_SEED),
             count=config.rpn_samples,
             max_positive=config.rpn_samples // 2,
         )
@@ -134,13 +134,17 @@ class Trainer(keras.Model):
         classes = tf.gather(batch["gt_classes"], matched, batch_dims=1) + 1
         labels = tf.where(positive, classes, 0)  # [B, G + P]
 
-        # OHEM: what the head of this step does worst on. Nothing is differentiated here.
-        logits, _ = self.detector.rcnn([tf.stop_gradient(f) for f in features], _with_batch_index(rois))
-        hardness = tf.reshape(losses.class_losses(tf.stop_gradient(logits), tf.reshape(labels, [-1])), tf.shape(labels))
+        if config.rcnn_sampling == "ohem":
+            # What the head of this step does worst on. Nothing is differentiated here.
+            logits, _ = self.detector.rcnn([tf.stop_gradient(f) for f in features], _with_batch_index(rois))
+            hardness = losses.class_losses(tf.stop_gradient(logits), tf.reshape(labels, [-1]))
+            priority = tf.reshape(hardness, tf.shape(labels))
+        else:
+            priority = random_priority(batch["seeds"], tf.shape(labels)[1], RCNN_SEED)
         chosen = sample(
             positive,
             negative,
-            tf.ensure_shape(hardness, [None, None]),
+            tf.ensure_shape(priority, [None, None]),
             count=config.rcnn_samples,
             max_positive=int(config.rcnn_samples * config.rcnn_positive_fraction),
         )

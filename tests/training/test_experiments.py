@@ -1,0 +1,146 @@
+"""Plans of experiments: what is trained and gone on with, what is compared, and what a wrong plan says."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from commands import SCRIPTS, Command
+from tinydet_lite.errors import UserError
+from tinydet_tf.data.digits import digits_folder
+from tinydet_tf.training import experiments
+from tinydet_tf.training.experiments import load_plan, results, run_folder, run_plan, table
+
+PLAN = """
+config: recipe.yaml
+set: [train.epochs=2]
+seeds: [0, 1]
+rows:
+  baseline: []
+  without alignment: [model.align=false]
+"""
+
+
+@pytest.fixture
+def plan_file(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.yaml").write_text("variant: S\ntrain: {batch_size: 2}\n")
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+    return path
+
+
+def finish(folder: Path, epochs: int, **metrics: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text("variant: S\n")
+    history = [{"epoch": epoch + 1, **{f"val_{k}": v for k, v in metrics.items()}} for epoch in range(epochs)]
+    (folder / "metrics.json").write_text(json.dumps({"history": history, "best": {}}))
+
+
+def test_a_row_is_the_recipe_with_its_changes(plan_file: Path) -> None:
+    plan = load_plan(plan_file)
+    config = plan.configured("without alignment", 1)
+    assert (config.model.align, config.train.seed, config.train.epochs, config.train.batch_size) == (False, 1, 2, 2)
+    assert plan.configured("baseline", 0).model.align
+    assert list(load_plan(plan_file, only=["baseline"]).rows) == ["baseline"]
+
+
+def test_finished_runs_stay_and_begun_ones_go_on(
+    plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, output, started = load_plan(plan_file), tmp_path / "runs", []
+
+    def run(command: list[str], check: bool) -> Any:
+        started.append(command[2:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(experiments.subprocess, "run", run)
+    finish(run_folder(output, "baseline", 0), 2, AP=0.5)
+    finish(run_folder(output, "without alignment", 0), 1, AP=0.5)
+    run_plan(plan, output)
+    assert [Path(command[1]).name for command in started] == [
+        "without_alignment_seed0", "baseline_seed1", "without_alignment_seed1",
+    ]  # fmt: skip
+    assert started[0][2:] == ["--resume"]
+    assert started[2][2:] == [
+        "--config", str(tmp_path / "recipe.yaml"), "--set", "train.epochs=2", "--set", "model.align=false",
+        "--set", "train.seed=1",
+    ]  # fmt: skip
+
+    monkeypatch.setattr(experiments.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    with pytest.raises(UserError, match="without_alignment_seed0 failed"):
+        run_plan(plan, output)
+
+
+def test_the_table_has_means_and_half_ranges(plan_file: Path, tmp_path: Path) -> None:
+    plan, output = load_plan(plan_file), tmp_path / "runs"
+    for seed, ap in ((0, 0.40), (1, 0.44)):
+        finish(run_folder(output, "baseline", seed), 2, AP=ap, AP50=0.6, APs=0.3, APm=0.5)
+    finish(run_folder(output, "without alignment", 0), 2, AP=0.2, AP50=0.3, APs=0.1, APm=0.25)
+    finish(run_folder(output, "without alignment", 1), 1, AP=0.9, AP50=0.9, APs=0.9, APm=0.9)  # not at its end
+    lines = table(plan, results(plan, output)).splitlines()
+    assert lines[0] == "| | runs | AP | AP50 | APs | APm |"
+    assert lines[2] == "| baseline | 2 | 0.420 ± 0.020 | 0.600 ± 0.000 | 0.300 ± 0.000 | 0.500 ± 0.000 |"
+    assert lines[3] == "| without alignment | 1 | 0.200 | 0.300 | 0.100 | 0.250 |"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "expected the keys"),
+        ("config: recipe.yaml\nrows: {}", "expected the keys"),
+        ("config: recipe.yaml\nrows: {a: model.align=false}", "lists of key=value"),
+        ("config: recipe.yaml\nrows: {a: [1]}", "lists of key=value"),
+        ("config: recipe.yaml\nseeds: [a]\nrows: {a: []}", "lists of key=value"),
+        ("config: recipe.yaml\nseeds: []\nrows: {a: []}", "lists of key=value"),
+        ("config: recipe.yaml\nrows: {a: [model.aligned=false]}", "did you mean 'align'"),
+        ("config: absent.yaml\nrows: {a: []}", "absent.yaml cannot be read"),
+        ("rows: {a: []}", "expected the keys"),
+        ("rows: [", "cannot be read"),
+    ],
+)
+def test_wrong_plans(plan_file: Path, text: str, message: str) -> None:
+    plan_file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_plan(plan_file)
+
+
+def test_the_command_says_what_is_wrong(plan_file: Path, command: Command) -> None:
+    command("run_experiments.py", plan_file, "--only", "base").assert_refused_alone("no row 'base'", "'baseline'")
+    command("run_experiments.py", plan_file.with_name("no.yaml")).assert_refused_alone("no.yaml cannot be read")
+
+
+def test_the_plans_of_the_project_are_right() -> None:
+    plans = list((SCRIPTS.parent / "configs" / "experiments").glob("*.yaml"))
+    assert plans
+    for path in plans:
+        load_plan(path)
+
+
+@pytest.mark.slow
+def test_killed_and_called_again(tmp_path: Path) -> None:
+    """As a user runs it: killed in the middle, it goes on, and every row ends."""
+    data = digits_folder(tmp_path / "digits", num_train=4, num_val=1)
+    (tmp_path / "recipe.yaml").write_text(
+        f"data: {{root: '{data}'}}\nmodel: {{input_size: 64}}\n"
+        "train: {batch_size: 2, nms_pre: 100, proposals: 50, rcnn_samples: 16}\n"
+    )
+    path, output = tmp_path / "plan.yaml", tmp_path / "runs"
+    path.write_text(PLAN.replace("seeds: [0, 1]", "seeds: [0]"))
+    command = [sys.executable, str(SCRIPTS / "run_experiments.py"), str(path), "--output", str(output)]
+    first = subprocess.Popen(command, start_new_session=True)
+    while not (output / "baseline_seed0" / "metrics.json").is_file():
+        assert first.poll() is None
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "| baseline | 1 |" in done.stdout and "| without alignment | 1 |" in done.stdout
+    assert len(json.loads((output / "results.json").read_text())) == 2
