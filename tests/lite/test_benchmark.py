@@ -1,15 +1,20 @@
 """The benchmark's rounds and numbers, and its command."""
 
+import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tinydet_lite import UserError
-from tinydet_lite.benchmark import Milliseconds, benchmark, synthetic_image
+from tinydet_lite.benchmark import Milliseconds, benchmark, full_benchmark, synthetic_image, told_macs
+from tinydet_lite.ceiling import STACK_MACS
 from tinydet_lite.commands.benchmark import main
 from tinydet_lite.detector import Detector
+from tinydet_lite.profile import PARTS
+from tinydet_lite.runtime import Session
 
 
 def test_spread():
@@ -60,15 +65,98 @@ def test_command_prints_a_table_and_writes_json(model_path, tmp_path, capsys):
     main([str(model_path), "--threads", "1", "2", "--runs", "2", "--warmup", "0", "--json", str(out)])
     printed = capsys.readouterr().out
     assert "synthetic picture" in printed
-    assert printed.count("bright.tflite") == 2
+    assert printed.count("bright.tflite") == 3  # two rows of times, one of the file
     report = json.loads(out.read_text())
     assert [result["threads"] for result in report["results"]] == [1, 2]
     assert report["results"][0]["total"]["median"] > 0
     assert "synthetic" in report["image"]
+    assert [(ceiling["format"], ceiling["threads"]) for ceiling in report["ceilings"]] == [
+        ("float32", 1), ("float32", 2), ("int8", 1), ("int8", 2)
+    ]  # fmt: skip
+    assert report["files"][0]["peak"]["process"] > report["files"][0]["peak"]["model"] > 0
+    assert report["files"][0]["partitions"] >= 1
+
+
+def test_command_measures_times_alone_on_demand(model_path, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tinydet_lite.commands.benchmark.full_benchmark", lambda *_: pytest.fail("measured all"))
+    out = tmp_path / "out.json"
+    main([str(model_path), "--runs", "1", "--warmup", "0", "--times-only", "--json", str(out)])
+    assert capsys.readouterr().out.count("bright.tflite") == 1
+    report = json.loads(out.read_text())
+    assert report["ceilings"] == [] and len(report["results"]) == 1
+
+
+def test_files_of_one_name_are_told_apart(model_path, tmp_path, capsys):
+    other = tmp_path / model_path.name
+    other.write_bytes(model_path.read_bytes())
+    main([str(model_path), str(other), "--runs", "1", "--warmup", "0", "--times-only"])
+    printed = capsys.readouterr().out
+    assert str(other) in printed and str(model_path) in printed
+
+
+def test_the_ceiling_takes_its_turn_and_models_are_held_against_it(model_path, scene, monkeypatch):
+    """On a clock that says how long each run took."""
+    turns = []
+    timed, session_run = Detector.timed, Session.run
+    milliseconds = {"model": iter([50.0, 4.0, 50.0, 2.0, 50.0, 3.0]), "stack": iter([9.0, 9.0, 1.0, 1.0, 2.0, 0.5])}
+
+    def timed_by_list(self, image):
+        turns.append("model")
+        detections, timing = timed(self, image)
+        return detections, dataclasses.replace(timing, invoke_ms=next(milliseconds["model"]))
+
+    def run_by_list(self, inputs):
+        if "image" in inputs:
+            return session_run(self, inputs)
+        turns.append(str(inputs["input"].dtype))
+        return {}, next(milliseconds["stack"]) / 1e3
+
+    monkeypatch.setattr(Detector, "timed", timed_by_list)
+    monkeypatch.setattr(Session, "run", run_by_list)
+    monkeypatch.setattr("tinydet_lite.benchmark.told_macs", lambda info: STACK_MACS // 10)
+    report = full_benchmark([model_path, model_path], [1], runs=2, warmup=1, image=scene)
+    assert turns == ["model", "model", "float32", "int8"] * 3
+    first, second = report.results
+    # The first model: 50 and 50 ms after the warm-up; the second: 2 and 3.
+    assert (first.invoke.median, second.invoke.median) == (50, 2.5)
+    assert (first.ratio, second.ratio) == (1.0, 0.05)
+    floats, integers = report.ceilings
+    assert (floats.invoke.median, integers.invoke.median) == (1.5, 0.75)
+    assert floats.macs_per_second == pytest.approx(STACK_MACS / 1.5e-3)
+    # A tenth of the MACs in 50 / 1.5 of the time.
+    assert first.share_of_ceiling == pytest.approx(0.1 * 1.5 / 50, rel=1e-6)
+    eighth = dataclasses.replace(first, quantization="int8")
+    assert (first.ceiling_format, eighth.ceiling_format) == ("float32", "int8")
+    assert len(report.files) == 2 and report.notes == ()
+
+
+def test_macs_are_the_files_own_word_if_it_gives_one(info):
+    assert told_macs(info) is None
+    assert told_macs(types.SimpleNamespace(macs=123)) == 123
+
+
+def test_what_is_not_there_becomes_a_note(model_path, monkeypatch, capsys):
+    def missing(*_, **__):
+        raise UserError("not here")
+
+    for name in ("conv_stack", "peak_memory", "profile"):
+        monkeypatch.setattr(f"tinydet_lite.benchmark.{name}", missing)
+    main([str(model_path), "--runs", "1", "--warmup", "0"])
+    printed = capsys.readouterr().out
+    assert printed.count("note: not here") == 1 and "note: no shares of the parts: not here" in printed
+    assert "The ceiling" not in printed
+
+
+def test_parts_of_a_file_with_scopes_are_shares_of_one(model_path, monkeypatch):
+    shares = dict.fromkeys(PARTS, 1 / len(PARTS))
+    found = types.SimpleNamespace(parts=lambda: shares)
+    monkeypatch.setattr("tinydet_lite.benchmark.profile", lambda *_, **__: found)
+    report = full_benchmark([model_path], [1], runs=1, warmup=0)
+    assert report.files[0].parts == shares
 
 
 def test_command_refuses_a_json_it_cannot_write_before_it_measures(model_path, tmp_path, monkeypatch):
-    monkeypatch.setattr("tinydet_lite.commands.benchmark.benchmark", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("tinydet_lite.commands.benchmark.full_benchmark", lambda *_: pytest.fail("measured"))
     for out, message in ((tmp_path, "is a folder"), ("", "is a folder"), (tmp_path / "no" / "x", "there is no folder")):
         with pytest.raises(UserError, match=message):
             main([str(model_path), "--json", str(out)])

@@ -165,7 +165,7 @@ def test_runs_where_tensorflow_cannot_be_imported(model_path, scene, tmp_path):
 
         sys.meta_path.insert(0, Blocker())
         import tinydet_lite
-        import tinydet_lite.benchmark, tinydet_lite.commands.benchmark, tinydet_lite.commands.detect
+        import tinydet_lite.commands.benchmark, tinydet_lite.commands.detect, tinydet_lite.commands.profile
         found = tinydet_lite.Detector(sys.argv[1])(sys.argv[2])
         tinydet_lite.draw(sys.argv[2], found)
         print(json.dumps(found.to_dicts()))

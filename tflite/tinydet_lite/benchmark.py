@@ -1,23 +1,34 @@
-"""How long detection takes: several models measured side by side in one run.
+"""How long detection takes: several models measured side by side in one run, against what the machine can do.
 
 The models take turns, one detection each a round, so that a machine that warms up or is disturbed does so for
-all.
+all. The ceiling (see `ceiling`) takes its turn among them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
+from .ceiling import INPUT, STACK_MACS, conv_stack, stack_input
 from .detector import Detector
 from .errors import UserError
 from .files import PathLike
+from .inspect import Inspection, inspect_model
+from .memory import PeakMemory, peak_memory
+from .metadata import ModelInfo, read_model
 from .preprocess import ImageSource, as_rgb_array
+from .profile import profile
+from .runtime import Session
+from .synthetic import synthetic_image
+
+#: What the ceiling is measured in.
+CEILING_FORMATS = ("float32", "int8")
+_MAX_PROFILE_RUNS = 20
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,11 @@ class BenchmarkResult:
         detections: how many objects the picture gave; soft-NMS takes longer with more.
         invoke: the interpreter alone.
         total: resizing, interpreter and soft-NMS. Decoding the picture's file is not in it.
+        ratio: median invoke time over that of the first file with as many threads.
+        macs: multiply-accumulates of one run: what the file says of itself, or else what its operators multiply. None:
+            the runtime does not tell.
+        share_of_ceiling: MACs per median invoke time over the ceiling's, with as many threads, in `ceiling_format`;
+            0..1. None: one of them is not known.
     """
 
     file: str
@@ -61,6 +77,66 @@ class BenchmarkResult:
     detections: int
     invoke: Milliseconds
     total: Milliseconds
+    ratio: float = 1.0
+    macs: int | None = None
+    share_of_ceiling: float | None = None
+
+    @property
+    def ceiling_format(self) -> str:
+        """Which ceiling it is held against: int8 models against int8's, all others, whose sums are wider, float's."""
+        return "int8" if self.quantization == "int8" else "float32"
+
+    @property
+    def macs_per_second(self) -> float | None:
+        """By the median invoke time."""
+        return self.macs / self.invoke.median * 1e3 if self.macs else None
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The stack of 1x1 convolutions in one format with one number of threads."""
+
+    format: str
+    threads: int
+    macs: int
+    invoke: Milliseconds
+
+    @property
+    def macs_per_second(self) -> float:
+        """By the median time."""
+        return self.macs / self.invoke.median * 1e3
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """What does not depend on the rounds.
+
+    Attributes:
+        file: the model's path as given.
+        file_bytes: its size.
+        peak: resident memory of a process that runs it with the first number of threads; None: not known.
+        partitions: how many pieces are delegated to XNNPACK; None: the runtime does not tell.
+        undelegated: how many operators stay on the runtime's own kernels; None as before.
+        parts: the share of the time, 0..1, of each of `profile.PARTS` with the first number of threads; None: no
+            profiler here, or the file's tensors do not tell the parts.
+    """
+
+    file: str
+    file_bytes: int
+    peak: PeakMemory | None
+    partitions: int | None
+    undelegated: int | None
+    parts: dict[str, float] | None
+
+
+@dataclass(frozen=True)
+class BenchmarkReport:
+    """A whole run: results for each path and thread count, paths outermost; what is missing, a line each, in notes."""
+
+    results: tuple[BenchmarkResult, ...]
+    ceilings: tuple[Ceiling, ...]
+    files: tuple[FileResult, ...]
+    notes: tuple[str, ...]
 
 
 def benchmark(
@@ -70,7 +146,7 @@ def benchmark(
     warmup: int = 5,
     image: ImageSource | None = None,
 ) -> list[BenchmarkResult]:
-    """Measure every model with every number of threads, interleaved.
+    """Measure every model with every number of threads, interleaved; times alone.
 
     Args:
         paths: .tflite files.
@@ -85,14 +161,64 @@ def benchmark(
     Raises:
         UserError: a model or the image cannot be used, or a number is out of range.
     """
+    return _rounds(paths, num_threads, runs, warmup, image, {})[0]
+
+
+def full_benchmark(
+    paths: Sequence[PathLike],
+    num_threads: Sequence[int] = (1,),
+    runs: int = 50,
+    warmup: int = 5,
+    image: ImageSource | None = None,
+) -> BenchmarkReport:
+    """As `benchmark`, with the machine's ceiling in the same rounds, and then each file's memory and parts.
+
+    Raises:
+        UserError: as `benchmark`. What merely cannot be found out here becomes a note.
+    """
+    notes: list[str] = []
+    stacks: dict[str, bytes] = {}
+    try:
+        stacks = {kind: conv_stack(kind == "int8") for kind in CEILING_FORMATS}
+    except UserError as error:
+        notes.append(str(error))
+    results, ceilings = _rounds(paths, num_threads, runs, warmup, image, stacks)
+    rates = {(ceiling.format, ceiling.threads): ceiling.macs_per_second for ceiling in ceilings}
+    held = []
+    for result in results:
+        rate, top = result.macs_per_second, rates.get((result.ceiling_format, result.threads))
+        held.append(dataclasses.replace(result, share_of_ceiling=rate / top if rate and top else None))
+    threads = num_threads[0]
+    files = []
+    for path in paths:
+        runtime = next(result.runtime for result in results if result.file == str(path))
+        files.append(_file_result(path, runtime, threads, min(runs, _MAX_PROFILE_RUNS), image, notes))
+    return BenchmarkReport(tuple(held), tuple(ceilings), tuple(files), tuple(dict.fromkeys(notes)))
+
+
+def _rounds(
+    paths: Sequence[PathLike],
+    num_threads: Sequence[int],
+    runs: int,
+    warmup: int,
+    image: ImageSource | None,
+    stacks: dict[str, bytes],
+) -> tuple[list[BenchmarkResult], list[Ceiling]]:
     if not paths or not num_threads:
         raise UserError("nothing to measure: give at least one model and one number of threads")
     if runs < 1 or warmup < 0:
         raise UserError(f"{runs} runs and {warmup} warm-up rounds came; expected at least 1 and 0")
     pixels = synthetic_image() if image is None else as_rgb_array(image)
     pairs = [(path, Detector(path, num_threads=threads)) for path in paths for threads in num_threads]
+    tops = [
+        (kind, Session(stack, threads), {INPUT: stack_input(kind == "int8")})
+        for kind, stack in stacks.items()
+        for threads in num_threads
+    ]
+    macs = {path: _macs(path) for path in dict.fromkeys(paths)}
     invoke: list[list[float]] = [[] for _ in pairs]
     total: list[list[float]] = [[] for _ in pairs]
+    top_times: list[list[float]] = [[] for _ in tops]
     found = [0] * len(pairs)
     for round_number in range(warmup + runs):
         for index, (_, detector) in enumerate(pairs):
@@ -101,7 +227,12 @@ def benchmark(
             if round_number >= warmup:
                 invoke[index].append(timing.invoke_ms)
                 total[index].append(timing.total_ms)
-    return [
+        for index, (_, session, inputs) in enumerate(tops):
+            seconds = session.run(inputs)[1]
+            if round_number >= warmup:
+                top_times[index].append(1e3 * seconds)
+    spreads = [Milliseconds.of(samples) for samples in invoke]
+    results = [
         BenchmarkResult(
             file=str(path),
             file_bytes=Path(path).stat().st_size,
@@ -112,14 +243,54 @@ def benchmark(
             threads=detector.num_threads,
             runs=runs,
             detections=found[index],
-            invoke=Milliseconds.of(invoke[index]),
+            invoke=spreads[index],
             total=Milliseconds.of(total[index]),
+            # The first file's results come first, in the same order of threads.
+            ratio=spreads[index].median / spreads[index % len(num_threads)].median,
+            macs=macs[path],
         )
         for index, (path, detector) in enumerate(pairs)
     ]
+    ceilings = [
+        Ceiling(kind, session.num_threads, STACK_MACS, Milliseconds.of(times))
+        for (kind, session, _), times in zip(tops, top_times)
+    ]
+    return results, ceilings
 
 
-def synthetic_image(seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth coloured noise, uint8 [480, 640, 3], fixed by its seed. A detector finds little in it."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (15, 20, 3), dtype=np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((640, 480), Image.Resampling.BICUBIC))
+def _macs(path: PathLike) -> int | None:
+    file = read_model(path)
+    return told_macs(file.info) or inspect_model(file.model).macs
+
+
+def told_macs(info: ModelInfo) -> int | None:
+    """The MACs that a file's metadata states, without those of zeros that were put in; None: it states none."""
+    told: Any = getattr(info, "macs", None)
+    return int(told) if told else None
+
+
+def _file_result(
+    path: PathLike, runtime: str, threads: int, runs: int, image: ImageSource | None, notes: list[str]
+) -> FileResult:
+    inspection: Inspection = inspect_model(read_model(path).model)
+    undelegated = inspection.undelegated
+    peak, parts = None, None
+    try:
+        peak = peak_memory(path, runtime, threads)
+    except UserError as error:
+        notes.append(str(error))
+    if runtime == "ai_edge_litert":
+        try:
+            parts = profile(path, image, runs, num_threads=threads).parts()
+        except UserError as error:
+            notes.append(f"no shares of the parts: {error}")
+    else:
+        notes.append(f"no shares of the parts: {runtime} has no profiler (ai-edge-litert has)")
+    return FileResult(
+        file=str(path),
+        file_bytes=Path(path).stat().st_size,
+        peak=peak,
+        partitions=None if inspection.partitions is None else len(inspection.partitions),
+        undelegated=None if undelegated is None else len(undelegated),
+        parts=parts,
+    )

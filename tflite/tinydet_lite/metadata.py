@@ -65,6 +65,7 @@ class ModelInfo:
         postprocess: "host": outputs `boxes` and `class_probs`, soft-NMS is ours; "tasks": MediaPipe's four
             outputs.
         quantization: "float32", "float16", "dynamic", "int8", ...
+        calibration: which images a model in int8 or int16 took its ranges from, in words; "" for the others.
         nms: defaults for the host's soft-NMS.
         model_bytes: length of the flatbuffer in front. `append_metadata` fills it in.
         model_sha256: its hex digest. `append_metadata` fills it in.
@@ -78,6 +79,7 @@ class ModelInfo:
     producer: str
     postprocess: str = "host"
     quantization: str = "float32"
+    calibration: str = ""
     nms: NmsSettings = NmsSettings()
     model_bytes: int = 0
     model_sha256: str = ""
@@ -262,6 +264,7 @@ def _parse_info(data: bytes, name: str) -> ModelInfo:
         producer=_string(fields, "producer", where),
         postprocess=postprocess,
         quantization=_string(fields, "quantization", where),
+        calibration=_string(fields, "calibration", where) if fields.get("calibration") else "",
         nms=NmsSettings(
             score_threshold=_fraction(nms, "score_threshold", where),
             iou_threshold=_fraction(nms, "iou_threshold", where),

@@ -64,7 +64,7 @@ class Session:
         if num_threads is not None and num_threads < 1:
             raise UserError(f"{num_threads} threads came; expected at least 1")
         self.num_threads = default_threads() if num_threads is None else num_threads
-        self.runtime, self._interpreter = _build_interpreter(model, self.num_threads)
+        self.runtime, self._interpreter = build_interpreter(model, self.num_threads)
         # Some interpreters read from the caller's buffer for as long as they live.
         self._model = model
         signatures = list(self._interpreter.get_signature_list())
@@ -96,7 +96,7 @@ class Session:
         return outputs, seconds
 
 
-def _build_interpreter(model: bytes, num_threads: int) -> tuple[str, Any]:
+def build_interpreter(model: bytes, num_threads: int) -> tuple[str, Any]:
     """The first runtime whose interpreter can be built *and* can take the model.
 
     An import alone proves nothing: tflite_runtime 2.14 imports under numpy 2 and fails when building.

@@ -1,0 +1,109 @@
+"""How much memory a model takes, measured in a process of its own.
+
+The process first imports the runtime and notes its peak (that of an interpreter without a model), then reads the model,
+builds the interpreter, runs it twice and notes the peak again. Linux tells a process's own peak (VmHWM in /proc);
+resource.getrusage would also count what the parent had when it forked, so it is asked only where there is no /proc.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .errors import UserError
+from .files import PathLike
+from .inspect import read_any_model
+from .runtime import RUNTIMES, Session
+
+_STATUS = Path("/proc/self/status")
+_TIMEOUT_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class PeakMemory:
+    """Bytes of resident memory at their peak.
+
+    Attributes:
+        process: of the whole process: Python, numpy, the runtime, the file, the model at work.
+        model: what the model adds to a process that has imported its runtime and built no interpreter.
+    """
+
+    process: int
+    model: int
+
+
+def peak_memory(path: PathLike, runtime: str, num_threads: int = 1) -> PeakMemory | None:
+    """Of one model, in a child process.
+
+    Args:
+        path: a .tflite with one signature.
+        runtime: one of `runtime.RUNTIMES`, which works here.
+        num_threads: for the interpreter.
+
+    Returns:
+        None where the system does not tell (Windows).
+
+    Raises:
+        UserError: the child cannot run the model.
+    """
+    package_parent = str(Path(__file__).resolve().parents[1])
+    inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    paths = [package_parent, *map(os.path.abspath, inherited)]
+    command = [sys.executable, "-m", "tinydet_lite.memory", os.path.abspath(path), runtime, str(num_threads)]
+    try:
+        done = subprocess.run(
+            command,
+            # Python looks for modules in the working directory first, and this package has an inspect.py.
+            cwd=os.path.abspath(os.sep),
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            capture_output=True,
+            timeout=_TIMEOUT_SECONDS,
+            check=False,
+        )
+        values = json.loads(done.stdout) if done.returncode == 0 else None
+    except (subprocess.TimeoutExpired, ValueError) as error:
+        raise UserError(f"{path}: its memory could not be measured ({type(error).__name__})") from error
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise UserError(f"{path}: its memory could not be measured ({lines[-1] if lines else 'no reason given'})")
+    return None if values is None else PeakMemory(**values)
+
+
+def _peak() -> int | None:
+    """Bytes of this process, at the peak so far."""
+    with suppress(OSError):
+        told = re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+        if told:
+            return int(told[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _main() -> None:
+    path, runtime, threads = sys.argv[1:]
+    importlib.import_module(RUNTIMES[runtime][0])
+    before = _peak()
+    session = Session(read_any_model(path).model, int(threads))
+    inputs = {name: np.zeros(details["shape"], details["dtype"]) for name, details in session.inputs.items()}
+    for _ in range(2):
+        session.run(inputs)
+    after = _peak()
+    told = None if before is None or after is None else {"process": after, "model": after - before}
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    _main()
