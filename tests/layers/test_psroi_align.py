@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import references
+from tinydet_tf.layers import psroi_align as psroi
 from tinydet_tf.layers.psroi_align import psroi_align, psroi_align_gather, roi_levels
 
 PYRAMIDS = {  # level sizes, strides, finest: what S, M and L pool
@@ -122,3 +125,28 @@ def test_levels_match_reference_at_their_borders() -> None:
     rois = np.stack([np.zeros_like(sides), np.zeros_like(sides), sides - 1, sides - 1], 1)
     expected = [references.roi_level(roi, 30.0, 3) for roi in rois.astype(np.float64)]
     assert roi_levels(tf.constant(rois), finest=30.0, num_levels=3).numpy().tolist() == expected
+
+
+@pytest.mark.parametrize("gpu", [False, True], ids=["max pool", "comparisons"])
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+def test_values_and_gradient_are_those_of_four_slices(monkeypatch: pytest.MonkeyPatch, reduce: str, gpu: bool) -> None:
+    """Both ways to reduce a bin's samples against the plainest, ties too: the first sample has the gradient."""
+    rng = np.random.default_rng(0)
+    crops = tf.constant(rng.integers(-1, 2, [3 * 49, 2, 2, 5]).astype(np.float32))  # full of ties
+    weights = tf.constant(rng.normal(size=[3 * 49, 5]).astype(np.float32))
+
+    def value_and_gradient(reduced: Callable[[tf.Tensor], tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(crops)
+            value = tf.reshape(reduced(crops), [-1, 5])
+            total = tf.reduce_sum(value * weights)
+        return value, tape.gradient(total, crops)
+
+    def slices(x: tf.Tensor) -> tf.Tensor:
+        return psroi._reduce([x[:, 0, 0], x[:, 0, 1], x[:, 1, 0], x[:, 1, 1]], reduce)
+
+    expected = value_and_gradient(slices)
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"] if gpu else [])
+    found = value_and_gradient(lambda x: psroi._reduce_crops(x, reduce))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)

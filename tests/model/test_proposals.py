@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 import references
 from tinydet_tf.anchors import all_anchors
-from tinydet_tf.model.proposals import select_proposals
+from tinydet_tf.model.proposals import select_proposals, select_proposals_of_batch
 
 SIZE = 128
 OPTIONS: dict[str, Any] = {"image_size": SIZE, "nms_pre": 200, "max_proposals": 60, "iou_threshold": 0.7}
@@ -41,6 +41,21 @@ def check(logits: list[np.ndarray], deltas: list[np.ndarray], **changes: Any) ->
 @pytest.mark.parametrize("seed", range(3))
 def test_matches_reference(seed: int) -> None:
     check(*random_outputs(seed))
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_proposals": 1000, "iou_threshold": 0.05}], ids=["full", "too few"])
+def test_a_batch_gives_what_its_images_give(changes: dict[str, Any]) -> None:
+    options = {**OPTIONS, **changes}
+    outputs = [random_outputs(0), random_outputs(1, 1.0), no_area_outputs()]
+    tied = [np.full(len(a), 2.0, np.float32) for a in ANCHORS]
+    outputs.append((tied, random_outputs(2)[1]))
+    logits, deltas = ([tf.stack(level) for level in zip(*kind, strict=True)] for kind in zip(*outputs, strict=True))
+    rois, valid = tf.function(lambda a, b: select_proposals_of_batch(a, b, ANCHORS, **options))(logits, deltas)
+    for image in range(len(outputs)):
+        expected = select_proposals([x[image] for x in logits], [x[image] for x in deltas], ANCHORS, **options)
+        np.testing.assert_array_equal(valid[image], expected[1])
+        # Measured 1.6e-5 at 320 pixels: exp of a whole batch and of one image round differently.
+        np.testing.assert_allclose(rois[image], expected[0], atol=1e-4)
 
 
 def test_fewer_than_asked_for() -> None:

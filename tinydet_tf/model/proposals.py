@@ -1,7 +1,8 @@
 """From RPN outputs to proposals: per-level top-k, decode, clip, NMS, the best over all levels.
 
-One image at a time and only ops that TFLite has built in, so that training, Keras inference and export share it. Two
-things that the runtimes' NMS kernels do differently cannot matter here:
+In two forms: of one image, only from ops that TFLite has built in; and of a batch, in one op that spreads it over all
+CPU threads. (It has no GPU kernel; what goes to the CPU and back is a megabyte.) B images, L levels, T candidates of
+all levels. Two things that the kernels of NMS do differently cannot matter here:
 
 - Zero-area boxes (TFLite repeats one until the output is full). NMS sees continuous boxes, x2 + 1, and a decoded side
   is at least 1/62.5 of the anchor's; clipping both corners to the image leaves at least the smaller of that and one
@@ -13,11 +14,22 @@ things that the runtimes' NMS kernels do differently cannot matter here:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tinydet_tf.boxes import clip, decode
+
+
+class _Candidates(NamedTuple):
+    """Best first. boxes [..., T, 4] inclusive pixels; shifted [..., T, 4] continuous, the levels moved apart; levels
+    int32 [..., T]; rank float32 [T], T to 1."""
+
+    boxes: tf.Tensor
+    shifted: tf.Tensor
+    levels: tf.Tensor
+    rank: tf.Tensor
 
 
 def select_proposals(
@@ -43,28 +55,10 @@ def select_proposals(
       rois float32 [max_proposals, 4] inclusive pixels, and valid float32 [max_proposals], 1 for the first n rows and 0
       for the padding behind them (whose boxes are copies of the best one).
     """
-    scores, boxes, shifts = [], [], []
-    for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
-        count = len(level_anchors)
-        level_logits, level_deltas = tf.reshape(level_logits, [count]), tf.reshape(level_deltas, [count, 4])
-        base = tf.constant(level_anchors)
-        if count > nms_pre:
-            level_logits, index = tf.math.top_k(level_logits, nms_pre)
-            level_deltas, base = tf.gather(level_deltas, index), tf.gather(base, index)
-            count = nms_pre
-        scores.append(level_logits)
-        boxes.append(clip(decode(base, level_deltas), image_size))
-        # Boxes of different levels do not suppress each other: moved apart, one NMS serves all levels.
-        shifts.append(np.full([count, 1], 2.0 * image_size * level, np.float32))
-    total = sum(len(s) for s in shifts)
-    _, order = tf.math.top_k(tf.concat(scores, 0), total)
-    candidates = tf.gather(tf.concat(boxes, 0), order)  # [total, 4]
-    shifted = candidates + tf.gather(tf.constant(np.concatenate(shifts)), order)
-    shifted += tf.constant([0.0, 0.0, 1.0, 1.0])  # inclusive -> continuous
-    rank = tf.constant(np.arange(total, 0, -1, dtype=np.float32))
+    found = _candidates(logits, deltas, anchors, (), image_size=image_size, nms_pre=nms_pre)
     selected, count = tf.raw_ops.NonMaxSuppressionV4(
-        boxes=shifted,
-        scores=rank,
+        boxes=found.shifted,
+        scores=found.rank,
         max_output_size=max_proposals,
         iou_threshold=iou_threshold,
         score_threshold=0.0,
@@ -72,4 +66,71 @@ def select_proposals(
     )
     selected = tf.reshape(selected, [max_proposals])
     valid = tf.cast(tf.range(max_proposals) < count, tf.float32)
-    return tf.gather(candidates, selected), valid
+    return tf.gather(found.boxes, selected), valid
+
+
+def select_proposals_of_batch(
+    logits: Sequence[tf.Tensor],
+    deltas: Sequence[tf.Tensor],
+    anchors: Sequence[np.ndarray],
+    *,
+    image_size: int,
+    nms_pre: int,
+    max_proposals: int,
+    iou_threshold: float,
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """What `select_proposals` gives for each image: [B, max_proposals, 4] and [B, max_proposals].
+
+    Args:
+      logits, deltas: a level [B, ...].
+    """
+    found = _candidates(logits, deltas, anchors, (-1,), image_size=image_size, nms_pre=nms_pre)
+    # The levels are its classes: a candidate is compared with those of its own level alone.
+    of_level = found.levels[..., None] == np.arange(len(anchors), dtype=np.int32)  # [B, T, L]
+    _, rank, _, count = tf.image.combined_non_max_suppression(
+        found.shifted[:, :, None],
+        tf.where(of_level, found.rank[:, None], -1.0),
+        max_output_size_per_class=max_proposals,
+        max_total_size=max_proposals,
+        iou_threshold=iou_threshold,
+        score_threshold=0.0,
+        clip_boxes=False,
+    )
+    valid = tf.range(max_proposals) < count[:, None]
+    selected = tf.where(valid, found.rank.shape[0] - tf.cast(rank, tf.int32), 0)
+    return tf.gather(found.boxes, selected, batch_dims=1), tf.cast(valid, tf.float32)
+
+
+def _candidates(
+    logits: Sequence[tf.Tensor],
+    deltas: Sequence[tf.Tensor],
+    anchors: Sequence[np.ndarray],
+    leading: tuple[int, ...],
+    *,
+    image_size: int,
+    nms_pre: int,
+) -> _Candidates:
+    """leading: () of one image, (-1,) of a batch."""
+    batch_dims = len(leading)
+    scores, boxes, shifts, levels = [], [], [], []
+    for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
+        count = len(level_anchors)
+        level_logits = tf.reshape(level_logits, [*leading, count])
+        level_deltas = tf.reshape(level_deltas, [*leading, count, 4])
+        base = tf.constant(level_anchors)
+        if count > nms_pre:
+            level_logits, index = tf.math.top_k(level_logits, nms_pre)
+            level_deltas, base = tf.gather(level_deltas, index, batch_dims=batch_dims), tf.gather(base, index)
+            count = nms_pre
+        scores.append(level_logits)
+        boxes.append(clip(decode(base, level_deltas), image_size))
+        # Boxes of different levels do not suppress each other: moved apart, one NMS serves all levels.
+        shifts.append(np.full([count, 1], 2.0 * image_size * level, np.float32))
+        levels.append(np.full([count], level, np.int32))
+    total = sum(len(s) for s in shifts)
+    _, order = tf.math.top_k(tf.concat(scores, -1), total)
+    candidates = tf.gather(tf.concat(boxes, -2), order, batch_dims=batch_dims)  # [..., T, 4]
+    shifted = candidates + tf.gather(tf.constant(np.concatenate(shifts)), order)
+    shifted += tf.constant([0.0, 0.0, 1.0, 1.0])  # inclusive -> continuous
+    rank = tf.constant(np.arange(total, 0, -1, dtype=np.float32))
+    return _Candidates(candidates, shifted, tf.gather(tf.constant(np.concatenate(levels)), order), rank)
