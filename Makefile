@@ -44,7 +44,7 @@ format: $(INSTALLED)
 $(INSTALLED): pyproject.toml tflite/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -e tflite -e ".[train,plots,dev]"
+	$(BIN)/python -m pip install --quiet -e tflite -e ".[train,plots,quantize,dev]"
 	touch $@
 
 clean:

@@ -5,43 +5,103 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from tinydet_lite.cli import run
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import VARIANTS
+from tinydet_tf.export.rewrites import check_rewrites, rewrites_for
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS")
     parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
-    parser.add_argument("--format", choices=("float32", "float16", "dynamic", "int8"), default="float32")
+    parser.add_argument("--format", choices=("float32", "float16", "dynamic", "int8", "int16"), default="float32")
     parser.add_argument("--postprocess", choices=("host", "tasks"), default="host")
-    parser.add_argument("--calibration", metavar="DATA", help="images for int8")
+    calibration = parser.add_argument_group("images that int8 and int16 take their ranges from")
+    calibration.add_argument(
+        "--data", "--calibration", metavar="DIR", help="as in train.py (default: what the run was trained on)"
+    )
+    calibration.add_argument("--split", choices=("train", "val"), default="train")
+    calibration.add_argument("--calibration-images", type=int, metavar="N", help="how many of them (default: 32)")
+    calibration.add_argument("--seed", type=int, default=0, help="which of them (default: 0)")
     parser.add_argument("--output", type=Path, required=True, metavar="X.tflite")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="NAME", help="leave a rewrite of the graph out; repeatable"
+    )
+    parser.add_argument("--list-rewrites", action=ListRewrites, nargs=0, help="what rewrites there are, and exit")
     return parser.parse_args()
+
+
+class ListRewrites(argparse.Action):
+    """Prints every rewrite and the formats that it is chosen for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from tinydet_tf.export.rewrites import REWRITES, formats_with
+
+        for name, text in REWRITES.items():
+            print(f"{name}: {text} [{', '.join(formats_with(name)) or 'no format'}]")
+        parser.exit()
 
 
 def main() -> None:
     args = parse()
     if args.variant is not None and args.variant not in VARIANTS:
         raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
-    if args.calibration is not None:
-        raise UserError("--calibration belongs to --format int8, which is not there yet; leave it out")
+    if args.calibration_images is not None and args.calibration_images < 1:
+        raise UserError(f"--calibration-images is {args.calibration_images}; give at least 1")
+    rewrites = rewrites_for(args.format) - check_rewrites(frozenset(args.without))
     if not args.output.parent.is_dir():
         raise UserError(f"--output {args.output}: there is no folder {args.output.parent}")
 
-    from tinydet_tf.export.convert import convert, count_operators, write_tflite
+    from tinydet_lite.inspect import inspect_model
+    from tinydet_tf.export.calibration import (
+        DEFAULT_IMAGES,
+        calibration_data,
+        calibration_file,
+        load_samples,
+        write_calibration,
+    )
+    from tinydet_tf.export.convert import count_operators, export, write_tflite
+    from tinydet_tf.export.schemes import scheme_named
+    from tinydet_tf.training.qat_ranges import export_int8, kept_ranges
+    from tinydet_tf.training.run import load_split
     from tinydet_tf.weights import load_detector
 
     detector, config = load_detector(args.model, variant=args.variant)
-    content = convert(detector, config, quantization=args.format, postprocess=args.postprocess)
+    scheme, samples, kept = scheme_named(args.format), None, None
+    if args.format == "int8" and args.data is None and args.calibration_images is None and not args.without:
+        kept = kept_ranges(args.model)  # of a quantization-aware run, for the rewrites of its format
+    if scheme.needs_calibration and kept is None:
+        dataset = load_split(calibration_data(config, args.data), args.split)
+        count = args.calibration_images or DEFAULT_IMAGES
+        samples = load_samples(dataset, config.model.input_size, count=count, seed=args.seed)
+    elif args.data is not None or args.calibration_images is not None:
+        raise UserError(f"--data and --calibration-images are for --format int8 and int16, not {args.format}")
+    if kept is not None:
+        exported = export_int8(detector, config, kept, postprocess=args.postprocess)
+    else:
+        exported = export(
+            detector,
+            config,
+            scheme,
+            postprocess=args.postprocess,
+            rewrites=rewrites,
+            samples=samples,
+            progress=True,
+        )
+    content = exported.content
     write_tflite(content, args.output)
+    if exported.calibration is not None:
+        write_calibration(exported.calibration, calibration_file(args.output))
+        print(f"Calibrated with {exported.calibration.note()}: {calibration_file(args.output)}")
     operators = count_operators(content)
     print(f"TinyDet-{config.variant}, {detector.num_classes} classes, {config.model.input_size}x"
           f"{config.model.input_size}, {args.format}: {args.output}, {len(content) / 1e6:.1f} MB")  # fmt: skip
     print(f"{sum(operators.values())} operators, builtin only: "
           + ", ".join(f"{name} {count}" for name, count in operators.most_common()))  # fmt: skip
+    print("\n".join(inspect_model(content).lines()))
     print(f"Next:\n  python scripts/detect.py --model {args.output} --source IMAGE")
 
 

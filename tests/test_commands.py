@@ -241,9 +241,9 @@ def test_bad_options(command: Command, trained: Path, tmp_path: Path) -> None:
     command("train.py", "--strategy", "multiworker").assert_refused("TF_CONFIG")
     command("export.py", "--model", trained, "--output", tmp_path / "x.bin").assert_refused(".tflite")
     command("export.py", "--model", trained, "--output", tmp_path / "no" / "x.tflite").assert_refused("no folder")
-    command("export.py", "--model", trained, "--format", "int8", "--output", tmp_path / "x.tflite").assert_refused(
-        "int8 is not there yet"
-    )
+    quantized = ("export.py", "--model", trained, "--output", tmp_path / "x.tflite", "--format")
+    command(*quantized, "int8", "--calibration-images", "0").assert_refused("--calibration-images is 0")
+    command(*quantized, "dynamic", "--data", tmp_path).assert_refused("are for --format int8 and int16, not dynamic")
     command("evaluate.py", "--model", trained, "--json", tmp_path / "no" / "x.json").assert_refused("no folder")
     command("evaluate.py", "--model", trained, "--json", tmp_path).assert_refused("is a folder")
     command("evaluate.py", "--model", trained, "--limit", "0").assert_refused("--limit is 0")

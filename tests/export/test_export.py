@@ -166,8 +166,8 @@ def test_runs_where_tensorflow_cannot_be_imported(tmp_path: Path) -> None:
 
 def test_forms_that_are_not_there_say_so() -> None:
     detector = tinydet_tf.build_detector("S", num_classes=6)
-    with pytest.raises(UserError, match="--format int8 is not there yet; use float32"):
-        convert(detector, config_of("S"), quantization="int8")
+    with pytest.raises(UserError, match="format 'int4' does not exist; choose from float32, float16"):
+        convert(detector, config_of("S"), quantization="int4")
     with pytest.raises(UserError, match="--postprocess tasks is not there yet; use host"):
         convert(detector, config_of("S"), postprocess="tasks")
     labels = dataclasses.replace(config_of("S"), class_names=(*NAMES[:5], "two\nlines"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -14,24 +15,82 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
 from tinydet_lite.metadata import ModelInfo, append_metadata
 from tinydet_tf.config import Config
+from tinydet_tf.export.calibration import Calibration, Samples
 from tinydet_tf.export.graph import HostGraph
+from tinydet_tf.export.quantize import quantize
+from tinydet_tf.export.rewrites import rewrites_for
+from tinydet_tf.export.schemes import Scheme, scheme_named
 from tinydet_tf.model.detector import TinyDet
 
-#: What `--format` takes. The quantized ones come with the quantization issue.
-FORMATS = ("float32",)
 POSTPROCESSES = ("host",)
 
 
-def convert(detector: TinyDet, config: Config, *, quantization: str = "float32", postprocess: str = "host") -> bytes:
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A whole .tflite, and what a static one was calibrated with."""
+
+    content: bytes
+    calibration: Calibration | None = None
+
+
+def convert(
+    detector: TinyDet,
+    config: Config,
+    *,
+    quantization: str = "float32",
+    postprocess: str = "host",
+    rewrites: frozenset[str] | None = None,
+    samples: Samples | None = None,
+) -> bytes:
     """The whole .tflite of a detector, with labels and everything else that tinydet_lite needs inside.
 
+    Args:
+      quantization: a key of `schemes.FORMATS`.
+      rewrites: of the traced graph (`tinydet_tf.export.rewrites`); None: those that pay for the format.
+      samples: calibration images, for int8 and int16.
+
     Raises:
-      UserError: a format or form that is not there (yet).
+      UserError: a format, form or rewrite that does not exist (yet), or calibration images that are missing or do not
+        fit.
     """
-    for given, known, option in ((quantization, FORMATS, "--format"), (postprocess, POSTPROCESSES, "--postprocess")):
-        if given not in known:
-            raise UserError(f"{option} {given} is not there yet; use {' or '.join(known)}")
-    model = to_flatbuffer(HostGraph(detector))
+    return export(
+        detector,
+        config,
+        scheme_named(quantization),
+        postprocess=postprocess,
+        rewrites=rewrites,
+        samples=samples,
+    ).content
+
+
+def export(
+    detector: TinyDet,
+    config: Config,
+    scheme: Scheme,
+    *,
+    postprocess: str = "host",
+    rewrites: frozenset[str] | None = None,
+    samples: Samples | None = None,
+    progress: bool = False,
+) -> Exported:
+    """As `convert`, by any scheme; gives what it was calibrated with too."""
+    if postprocess not in POSTPROCESSES:
+        raise UserError(f"--postprocess {postprocess} is not there yet; use {' or '.join(POSTPROCESSES)}")
+    graph = HostGraph(detector, rewrites_for(scheme.name) if rewrites is None else rewrites)
+    quantized = quantize(to_flatbuffer(graph), scheme, samples, progress=progress)
+    content = with_metadata(quantized.model, detector, config, scheme.name, quantized.calibration, postprocess)
+    return Exported(content, quantized.calibration)
+
+
+def with_metadata(
+    model: bytes,
+    detector: TinyDet,
+    config: Config,
+    quantization: str,
+    calibration: Calibration | None = None,
+    postprocess: str = "host",
+) -> bytes:
+    """A flatbuffer with labels and everything else that tinydet_lite needs behind it."""
     info = ModelInfo(
         variant=config.variant,
         input_size=detector.config.input_size,
@@ -40,6 +99,7 @@ def convert(detector: TinyDet, config: Config, *, quantization: str = "float32",
         producer=f"tinydet-tf {tinydet_tf.__version__}",
         postprocess=postprocess,
         quantization=quantization,
+        calibration=calibration.note() if calibration is not None else "",
     )
     return append_metadata(model, info, config.class_names)
 

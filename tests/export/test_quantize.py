@@ -1,0 +1,191 @@
+"""Quantized files: the same outside, int8 where it was asked for, float where it must be, near float32's numbers."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+
+import tinydet_tf
+from tinydet_lite import Detector
+from tinydet_lite.errors import UserError
+from tinydet_lite.metadata import parse_model
+from tinydet_tf.config import Config
+from tinydet_tf.export.calibration import Samples
+from tinydet_tf.export.convert import convert, export, write_tflite
+from tinydet_tf.export.packing import pack
+from tinydet_tf.export.schemes import FORMATS, Scheme, in_scopes, scheme_named
+from tinydet_tf.model.detector import TinyDet
+
+SIZE, NAMES = 128, ("cat", "dog")
+
+
+@functools.cache
+def detector() -> TinyDet:
+    """Random weights whose moving statistics fit them."""
+    keras.utils.set_random_seed(4)
+    model = tinydet_tf.build_detector("S", num_classes=len(NAMES), input_size=SIZE)
+    for _ in range(10):
+        model.features(images(2), training=True)
+    return model
+
+
+def config() -> Config:
+    return Config(variant="S", model=detector().config, class_names=NAMES, category_ids=(1, 2))
+
+
+def images(count: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
+    coarse = np.random.default_rng(seed).uniform(0, 255, [count, 8, 8, 3])
+    return np.asarray(tf.clip_by_value(tf.image.resize(coarse, [size, size], "bicubic"), 0, 255)).astype(np.uint8)
+
+
+def samples(size: int = SIZE) -> Samples:
+    return Samples(images(4, 1, size), (1, 2, 3, 4), ("a", "b", "c", "d"), "4 of 4 images of test.json", 0)
+
+
+@functools.cache
+def content(name: str) -> bytes:
+    return convert(detector(), config(), quantization=name, samples=samples())
+
+
+@pytest.fixture(params=[name for name in FORMATS if name != "float32"])
+def quantized(request: pytest.FixtureRequest) -> tuple[str, bytes]:
+    return request.param, content(request.param)
+
+
+def graph_of(model: bytes) -> tuple[schema.ModelT, schema.SubGraphT]:
+    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
+    assert len(parsed.subgraphs) == 1
+    return parsed, parsed.subgraphs[0]
+
+
+def test_the_outside_stays(quantized: tuple[str, bytes], tmp_path: Path) -> None:
+    name, model = quantized
+    parsed, _ = graph_of(model)
+    assert all(code.customCode is None for code in parsed.operatorCodes)
+    runner = Interpreter(model_content=model).get_signature_runner()
+    (image,) = runner.get_input_details().items()
+    assert image[0] == "image" and image[1]["dtype"] == np.uint8
+    assert {k: v["dtype"] for k, v in runner.get_output_details().items()} == {
+        "boxes": np.float32, "class_probs": np.float32,
+    }  # fmt: skip
+    assert parse_model(model, "it").info.quantization == name
+    path = tmp_path / "m.tflite"
+    write_tflite(model, path)
+    assert len(Detector(path, score_threshold=0.0)(images(1)[0])) > 0
+
+
+def test_weights_are_where_they_should_be(quantized: tuple[str, bytes]) -> None:
+    name, model = quantized
+    parsed, graph = graph_of(model)
+    of_type = {schema.TensorType.INT8: "int8", schema.TensorType.FLOAT16: "float16"}
+    wanted = FORMATS[name].weights
+    kernels = [t for t in graph.tensors if len(t.shape) == 4 and parsed.buffers[t.buffer].data is not None]
+    shares = {wanted: 0, "other": 0}
+    for tensor in kernels:
+        shares[wanted if of_type.get(tensor.type) == wanted else "other"] += int(np.prod(tensor.shape))
+    assert shares["other"] <= 0.08 * shares[wanted]  # dynamic: depthwise kernels are float16, measured 0.06
+    if wanted == "int8":  # a scale a channel
+        assert any(t.quantization.scale is not None and len(t.quantization.scale) > 100 for t in kernels)
+
+
+@pytest.mark.parametrize("name", ["int8", "int16"])
+def test_boxes_scores_and_coordinates_stay_float(name: str) -> None:
+    _, graph = graph_of(content(name))
+    integers = (schema.TensorType.INT8, schema.TensorType.INT16)
+    for tensor in graph.tensors:
+        if tensor.type in integers and tensor.quantization.scale is not None:
+            assert not in_scopes(tensor.name.decode(), ("proposals", "final")), tensor.name
+
+
+def test_sizes() -> None:
+    sizes = {name: len(content(name)) for name in FORMATS}
+    assert sizes["float16"] < 0.56 * sizes["float32"]
+    assert sizes["dynamic"] < 0.35 * sizes["float32"]
+    assert sizes["int8"] < 0.42 * sizes["float32"]
+
+
+def class_probs(model: bytes) -> np.ndarray:
+    run = Interpreter(model_content=model).get_signature_runner()
+    return np.stack([np.sort(run(image=image[None])["class_probs"][0, :, 1])[::-1] for image in images(2, 9)])
+
+
+def test_scores_stay_near(quantized: tuple[str, bytes]) -> None:
+    name, model = quantized
+    error = np.abs(class_probs(model) - class_probs(content("float32"))).mean()
+    assert error <= TOLERANCES[name], error
+
+
+#: Mean difference of the sorted scores of two images; measured: see the comments.
+TOLERANCES = {"float16": 0.002, "dynamic": 0.02, "int8": 0.06, "int16": 0.01}
+
+
+def test_static_formats_need_images() -> None:
+    for name in ("int8", "int16"):
+        with pytest.raises(UserError, match=f"{name} needs calibration images"):
+            convert(detector(), config(), quantization=name)
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(UserError, match=r"\[1, 160, 160, 3\], the model takes image as uint8 \[1, 128, 128, 3\]"):
+        convert(detector(), config(), quantization="int8", samples=samples(160))
+
+
+def test_what_does_not_exist_is_listed() -> None:
+    with pytest.raises(UserError, match="'int4' does not exist; choose from float32, float16, dynamic, int8, int16"):
+        scheme_named("int4")
+    with pytest.raises(UserError, match="calibration method 'kl' does not exist"):
+        Scheme("int8", "", "int8", 8, method="kl")
+    nowhere = Scheme("int8", "", "int8", 8, parts=("nowhere",))
+    with pytest.raises(UserError, match=r"nothing of the model is in the parts .*nowhere"):
+        export(detector(), config(), nowhere, samples=samples())
+
+
+def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
+    with pytest.raises(UserError, match=r"quantization needs ai-edge-quantizer .*pip install 'tinydet-tf\[quantize\]'"):
+        convert(detector(), config(), quantization="dynamic")
+
+
+def test_parts_kept_in_float_are_float() -> None:
+    scheme = Scheme("int8", "", "int8", 8, parts=("trunk",), float_parts=("trunk/block2",))
+    parsed, graph = graph_of(export(detector(), config(), scheme, samples=samples()).content)
+    kinds = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
+
+    def types(block: str) -> set[int]:
+        written = [
+            graph.tensors[op.outputs[0]]
+            for op in graph.operators
+            if parsed.operatorCodes[op.opcodeIndex].builtinCode in kinds
+        ]
+        return {tensor.type for tensor in written if tensor.name.decode().startswith(f"trunk/{block}/")}
+
+    assert types("block2") == {schema.TensorType.FLOAT32}
+    assert types("block12") == {schema.TensorType.INT8}
+
+
+def test_calibration_comes_back_and_is_noted() -> None:
+    exported = export(detector(), config(), FORMATS["int8"], samples=samples())
+    assert exported.calibration is not None and exported.calibration.image_ids == (1, 2, 3, 4)
+    assert len(exported.calibration.ranges) > 50
+    assert parse_model(exported.content, "it").info.calibration == exported.calibration.note()
+    assert exported.content == content("int8")  # the same every time
+
+
+def test_packing_keeps_the_outputs() -> None:
+    model = parse_model(content("float32"), "it").model
+    packed = pack(model)
+    assert len(packed) <= len(model)
+    np.testing.assert_array_equal(class_probs(packed), class_probs(model))
+    parsed, _ = graph_of(packed)
+    for index in range(len(parsed.buffers)):  # constants are aligned to 16 bytes
+        data = schema.Model.GetRootAs(packed, 0).Buffers(index).DataAsNumpy()
+        if isinstance(data, np.ndarray) and data.size:
+            assert (data.ctypes.data - np.frombuffer(packed, np.uint8).ctypes.data) % 16 == 0

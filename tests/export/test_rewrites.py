@@ -1,0 +1,291 @@
+"""Each rewrite alone, all together, and in every configuration: the same function as the Keras model."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf_keras as keras
+from ai_edge_litert.interpreter import Interpreter
+from tensorflow.lite.python import schema_py_generated as schema
+
+import references
+import tinydet_tf
+from tinydet_lite.errors import UserError
+from tinydet_tf.anchors import all_anchors
+from tinydet_tf.config import VARIANTS
+from tinydet_tf.export.convert import to_flatbuffer
+from tinydet_tf.export.graph import HostGraph
+from tinydet_tf.export.rewrites import REWRITES, proposals, psroi, rewrites_for
+from tinydet_tf.export.rewrites.detector import table_rows
+from tinydet_tf.export.rewrites.pooled_depthwise import over_pooled, pool_and_convolve
+from tinydet_tf.export.rewrites.trained import as_dense
+from tinydet_tf.export.rewrites.trunk import merged_groups
+from tinydet_tf.layers.psroi_align import psroi_align_gather
+from tinydet_tf.model.detector import TinyDet
+
+ALL = frozenset(REWRITES)
+CLASSES = 3
+
+
+@functools.cache
+def lively_detector(variant: str, **overrides: Any) -> TinyDet:
+    """Random weights, BN's included, whose moving statistics fit them."""
+    keras.utils.set_random_seed(4)
+    detector = tinydet_tf.build_detector(variant, num_classes=CLASSES, **overrides)
+    rng = np.random.default_rng(0)
+    for layer in detector.pyramid.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.gamma.assign(rng.uniform(0.7, 1.3, layer.gamma.shape))
+            layer.beta.assign(rng.normal(size=layer.beta.shape) * 0.2)
+    for model in (detector.pyramid, detector.rpn_head, detector.rcnn_head):
+        for layer in model.layers:
+            bias = getattr(layer, "bias", None)
+            if bias is not None:
+                bias.assign(rng.normal(size=bias.shape) * 0.1)
+            if layer.name in ("rpn_score", "rcnn_score"):  # ties and flat softmaxes prove little
+                layer.kernel.assign(layer.kernel * 10)
+    for _ in range(8):
+        detector.features(picture(detector, 1), training=True)
+    return detector
+
+
+def picture(detector: TinyDet, seed: int) -> np.ndarray:
+    size = detector.config.input_size
+    rng = np.random.default_rng(seed)
+    layers = [np.asarray(tf.image.resize(rng.uniform(0, 255, [1, n, n, 3]), [size, size])) for n in (3, 12, 48)]
+    return np.clip(sum(layers) / 3, 0, 255).astype(np.uint8)
+
+
+def check(detector: TinyDet, rewrites: frozenset[str]) -> None:
+    """The rewritten float graph against Keras, row by row."""
+    image = picture(detector, 7)
+    outputs = {name: value.numpy() for name, value in HostGraph(detector, rewrites).serve(image).items()}
+    expected = {name: value.numpy() for name, value in detector(image).items()}
+    assert len(np.unique(expected["rois"][0], axis=0)) > 0.5 * detector.config.proposals_test
+    # Proposals whose logits are equal but for rounding may change places: compared as sets, nearest first.
+    order = nearest(outputs["boxes"][0], expected["boxes"][0])
+    assert len(set(order.tolist())) >= len(order) - 4
+    # On a trained S, float32 and int8, each rewrite left out in turn: boxes 9.2e-5 pixels, probabilities 6.9e-6.
+    np.testing.assert_allclose(outputs["boxes"][0], expected["boxes"][0][order], atol=0.01)
+    np.testing.assert_allclose(outputs["class_probs"][0], expected["class_probs"][0][order], atol=5e-4)
+
+
+def nearest(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """For each box the row of `others` that is nearest, the same row where it is as near as any."""
+    distance = np.abs(boxes[:, None] - others[None]).max(-1) - 1e-6 * np.eye(len(boxes))
+    return distance.argmin(1)
+
+
+SMALL: dict[str, Any] = {"input_size": 128, "proposals_test": 60, "nms_pre_test": 100}
+
+
+@pytest.mark.parametrize("rewrites", [frozenset(), ALL, *(frozenset({name}) for name in REWRITES)], ids="+".join)
+def test_same_function_as_keras(rewrites: frozenset[str]) -> None:
+    check(lively_detector("S", **SMALL), rewrites)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REWRITES)
+def test_each_can_be_switched_off(name: str) -> None:
+    check(lively_detector("S", **SMALL), ALL - {name})
+
+
+CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "M": ("M", {}),
+    "no alignment": ("S", {"align": False}),
+    "aligned stem": ("S", {"align_stem": True}),
+    "no squeeze-excite, mean": ("S", {"squeeze_excite": False, "psroi_reduce": "mean"}),
+    "conventional, one channel a bin": (
+        "S", {"pyramid_conv": "conventional", "channels": 49, "fpn_groups": (1, 1, 1, 1), "rpn_groups": 1},
+    ),
+    "other groups": ("S", {"channels": 98, "fpn_groups": (49, 14, 2, 1), "rpn_groups": 7}),
+    "every level pooled": ("S", {"roi_levels": 4, "anchor_ratios": (1.0,)}),
+    "samples outside the map": ("M", {"roi_finest": 0.5}),
+    "odd input": ("S", {"input_size": 192}),
+    "mobilenetv2": ("M", {"backbone": "mobilenetv2"}),
+    "mobilenetv3large": ("M", {"backbone": "mobilenetv3large", "align": False}),
+    "mobilenetv3large, aligned": ("M", {"backbone": "mobilenetv3large"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["conventional, one channel a bin", "mobilenetv2"])
+def test_other_configurations(name: str) -> None:
+    variant, overrides = CONFIGURATIONS[name]
+    check(lively_detector(variant, **{**SMALL, **overrides}), ALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["float32", "int8"])
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_configuration(name: str, quantization: str) -> None:
+    variant, overrides = CONFIGURATIONS[name]
+    check(lively_detector(variant, **{**SMALL, **overrides}), rewrites_for(quantization))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", ["float32", "int8"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_at_its_size(variant: str, quantization: str) -> None:
+    check(lively_detector(variant), rewrites_for(quantization))
+
+
+@pytest.mark.parametrize("rewrites", [frozenset(), ALL, rewrites_for("int8")], ids=["plain", "all", "int8"])
+def test_every_operator_lies_in_a_scope(rewrites: frozenset[str]) -> None:
+    """Read from the converted file: quantization selects operators by these names."""
+    model = schema.ModelT.InitFromPackedBuf(to_flatbuffer(HostGraph(lively_detector("S", **SMALL), rewrites)), 0)
+    graph = model.subgraphs[0]
+    names = [graph.tensors[op.outputs[0]].name.decode() for op in graph.operators]
+    outputs = {graph.tensors[index].name.decode() for index in graph.outputs}
+    scopes = {"/".join(name.split("/")[: 2 if name.startswith("trunk/") else 1]) for name in set(names) - outputs}
+    blocks = [f"trunk/block{i}" for i in range(1, 17)]
+    levels = [f"trunk/{part}{level}" for part in ("lateral", "fpn", "rpn") for level in range(4)]
+    expected = {"image", "trunk/stem", *blocks, *levels, "proposals", "roi", "head", "final"}
+    assert scopes == (expected | {"table"} if rewrites else expected)
+
+
+def test_names_that_do_not_exist() -> None:
+    with pytest.raises(UserError, match="rewrite 'fold' does not exist; choose from fold_batch_norm, "):
+        HostGraph(lively_detector("S", **SMALL), frozenset({"fold"}))
+    with pytest.raises(
+        UserError, match="no rewrites for the format 'int4'; use one of float32, float16, dynamic, int8"
+    ):
+        rewrites_for("int4")
+
+
+@pytest.mark.parametrize("side", [6, 8, 20])
+def test_pool_and_convolution_as_one_conv(side: int) -> None:
+    rng = np.random.default_rng(side)
+    x = rng.normal(size=(1, side, side, 5)).astype(np.float32)
+    kernel, shift = rng.normal(size=(3, 3, 5, 1)).astype(np.float32), rng.normal(size=5).astype(np.float32)
+    pooled = tf.nn.avg_pool2d(x, 2, 1, "VALID")
+    expected = tf.nn.relu(tf.nn.depthwise_conv2d(pooled, kernel, [1, 2, 2, 1], "SAME") + shift).numpy()
+    y = pool_and_convolve(x, kernel, shift, tf.nn.relu).numpy()
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    naive = tf.nn.relu(tf.nn.depthwise_conv2d(x, over_pooled(kernel), [1, 2, 2, 1], "SAME") + shift).numpy()
+    difference = np.abs(naive - expected)
+    assert difference[:, 1:-1, 1:-1].max() < 1e-5
+    assert difference.max() > 0.1, "zeros around the map do as well: compute no border apart"
+
+
+@pytest.mark.parametrize("groups, merged", [(49, 7), (7, 7), (35, 7), (5, 5), (1, 1)])
+def test_merged_groups(groups: int, merged: int) -> None:
+    kernel = np.random.default_rng(0).normal(size=(1, 1, 245 // groups, 245)).astype(np.float32)
+    wider = merged_groups(kernel, groups)
+    assert 245 // wider.shape[2] == merged
+    np.testing.assert_array_equal(as_dense(wider, merged), as_dense(kernel, groups))
+
+
+def rois_of(size: int, count: int, seed: int) -> np.ndarray:
+    """Any size, clipped to the image, and among them points and lines on its borders."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(-40, size + 40, (count, 2, 2))
+    boxes = np.concatenate([corners.min(1), corners.max(1)], -1)
+    boxes[: count // 2, 2:] = boxes[: count // 2, :2] + rng.uniform(0, 30, (count // 2, 2))
+    last = size - 1
+    boxes[:6] = [[last] * 4, [0] * 4, [0, 0, last, last], [last, 0, last, last], [5, 5, 5, 5], [0, last, last, last]]
+    return np.clip(boxes, 0, last).astype(np.float32)
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+@pytest.mark.parametrize("rows", [psroi.bins, psroi.single_channels], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("variant, channels", [("S", 245), ("M", 245), ("L", 98)])
+def test_pooling(variant: str, channels: int, rows: Any, reduce: str) -> None:
+    overrides = {"channels": channels, "psroi_reduce": reduce, "fpn_groups": (1,) * len(VARIANTS[variant].strides)}
+    detector_config = tinydet_tf.config.model_config(variant, **overrides)
+    levels = detector_config.roi_levels
+    rng = np.random.default_rng(0)
+    features = [tf.constant(rng.normal(size=(1, n, n, channels)), tf.float32) for n in detector_config.level_sizes]
+    rois = tf.constant(rois_of(detector_config.input_size, 150, 3))
+    how = rows(channels)
+    assert psroi.samples_stay_inside(detector_config) and psroi.rows_fit(detector_config, how)
+    expected = psroi_align_gather(
+        features[:levels],
+        rois,
+        strides=detector_config.strides[:levels],
+        finest=detector_config.roi_finest,
+        reduce=reduce,
+    ).numpy()
+    pooled = psroi.pool(features[:levels], rois, detector_config, how).numpy()
+    np.testing.assert_allclose(pooled, expected[:, how.channel_of.reshape(-1)], atol=1e-5)
+
+
+def test_pooling_falls_back_where_samples_may_lie_outside() -> None:
+    """RoIs of a point on level 2: raised to 0.1 cells they reach out of the map, where the plain form reads zeros."""
+    config = tinydet_tf.config.model_config("M", roi_finest=0.5)
+    assert not psroi.samples_stay_inside(config)
+    assert table_rows(lively_detector("M", **SMALL, roi_finest=0.5), ALL) is None
+    features = [tf.ones([1, n, n, 245]) for n in config.level_sizes[:3]]
+    rois = tf.constant([[319.0, 319, 319, 319], [318, 300, 319, 319]])
+    plain = psroi_align_gather(features, rois, strides=config.strides[:3], finest=0.2, reduce="mean").numpy()
+    fast = psroi.pool(features, rois, tinydet_tf.config.model_config("M", roi_finest=0.2), psroi.bins(245)).numpy()
+    assert plain.min() < 0.9 and fast.min() > 0.99
+
+
+SIZE = 128
+ANCHORS = all_anchors((16, 8, 4, 2), (8, 16, 32, 64), 2.25, (0.5, 1.0, 2.0))
+OPTIONS: dict[str, Any] = {"image_size": SIZE, "nms_pre": 200, "max_proposals": 60, "iou_threshold": 0.7}
+
+
+def rpn_outputs(case: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    rng = np.random.default_rng(5)
+    logits = [rng.normal(size=len(a)).astype(np.float32) for a in ANCHORS]
+    deltas = [(rng.normal(size=a.shape) * 0.4).astype(np.float32) for a in ANCHORS]
+    if case == "no area":  # the best are pushed out of the image: clipped, they are lines and points on its border
+        for level in range(len(ANCHORS)):
+            deltas[level][::3, 0] = 40.0
+            deltas[level][1::3, 1] = -40.0
+            deltas[level][::5] = [-50.0, 60.0, -9.0, -9.0]
+            logits[level][::3] += 20.0
+    if case == "tied":
+        logits = [np.full(len(a), 30.0, np.float32) for a in ANCHORS]
+    if case == "tied by rounding":  # as int8 ties them; 40 and 50 have the same sigmoid, 1.0
+        logits = [rng.choice([40.0, 50.0, 60.0], len(a)).astype(np.float32) for a in ANCHORS]
+    return logits, deltas
+
+
+@pytest.mark.parametrize("case", ["random", "no area", "tied", "tied by rounding"])
+def test_proposals_in_tflite(case: str) -> None:
+    """LiteRT's NMS repeats a zero-area box until the output is full and orders ties as it likes: neither may happen."""
+    logits, deltas = rpn_outputs(case)
+    levels = range(len(ANCHORS))
+
+    class Graph(tf.Module):
+        @tf.function(autograph=False)
+        def serve(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            rois, valid = proposals.select_proposals(
+                [inputs[f"logits{i}"] for i in levels], [inputs[f"deltas{i}"] for i in levels], ANCHORS, **OPTIONS
+            )
+            return {"rois": rois, "valid": valid}
+
+    graph = Graph()
+    values = {f"{kind}{i}": v for kind, vs in (("logits", logits), ("deltas", deltas)) for i, v in enumerate(vs)}
+    specs = {name: tf.TensorSpec(v.shape, tf.float32, name=name) for name, v in values.items()}
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([graph.serve.get_concrete_function(**specs)], graph)
+    interpreter = Interpreter(model_content=converter.convert())
+    interpreter.allocate_tensors()
+    for detail in interpreter.get_input_details():
+        name = next(n for n in values if n in detail["name"])
+        interpreter.set_tensor(detail["index"], values[name])
+    interpreter.invoke()
+    results = [interpreter.get_tensor(d["index"]) for d in interpreter.get_output_details()]
+    rois, valid = sorted(results, key=lambda r: -r.ndim)
+    expected = references.select_proposals(logits, deltas, ANCHORS, **OPTIONS)
+    assert valid.sum() == len(expected)
+    np.testing.assert_allclose(rois[: len(expected)], expected, atol=1e-3)
+    assert len(np.unique(rois, axis=0)) > 0.9 * len(expected), "one box over and over"
+
+
+@pytest.mark.parametrize("quantization", ["float32", "int8"])
+def test_a_uniform_image_gives_many_different_proposals(quantization: str) -> None:
+    """Everything ties and boxes pile up at the borders there, in the whole rewritten graph, in the runtime."""
+    detector = lively_detector("S", **SMALL)
+    run = Interpreter(
+        model_content=to_flatbuffer(HostGraph(detector, rewrites_for(quantization)))
+    ).get_signature_runner()
+    for value in (0, 255):
+        boxes = run(image=np.full([1, 128, 128, 3], value, np.uint8))["boxes"][0]
+        assert len(np.unique(boxes.round(1), axis=0)) > 45

@@ -1,0 +1,278 @@
+"""The images that ranges come from, and the ranges of a float model's tensors over them.
+
+Shape letters: N images, S input size, T tensors, K values kept of a tensor and image.
+
+ai-edge-quantizer calibrates by min and max alone, and goes over each image once a method. Here one pass over the images
+keeps enough of each tensor for every method.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import warnings
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tinydet_lite.detector import INPUT
+from tinydet_lite.errors import UserError
+from tinydet_lite.files import atomic_write
+from tinydet_lite.preprocess import resize_to
+from tinydet_tf.config import Config, DataConfig
+from tinydet_tf.data import digits
+from tinydet_tf.data.coco import CocoDataset, CocoImage
+from tinydet_tf.data.pipeline import load_arrays
+from tinydet_tf.export.schemes import METHODS
+
+_LOG = logging.getLogger(__name__)
+
+#: What to do where a package is missing.
+INSTALL = "install it with pip install 'tinydet-tf[quantize]'"
+#: What docs/quantization.md was measured with.
+DEFAULT_IMAGES = 32
+#: K: of a tensor that is larger, every n-th value. Ends of a range are taken from all of it.
+_KEPT = 16384
+_PERCENTILES = (0.01, 99.99)
+#: Of ai-edge-quantizer's moving average.
+_SMOOTHING = 0.95
+
+Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Samples:
+    """Calibration images, as the wrapper would hand them to the network.
+
+    Attributes:
+      images: uint8 [N, S, S, 3] RGB.
+      image_ids: of the data set, N.
+      files: the images' file names, N.
+      source: where they were chosen from, in words.
+      seed: of the choice.
+    """
+
+    images: np.ndarray
+    image_ids: tuple[int, ...]
+    files: tuple[str, ...]
+    source: str
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def first(self, count: int) -> Samples:
+        """The first `count` of them; `choose` puts them in such an order that these are spread evenly too."""
+        return dataclasses.replace(
+            self, images=self.images[:count], image_ids=self.image_ids[:count], files=self.files[:count]
+        )
+
+
+def choose(num_images: int, count: int, seed: int) -> np.ndarray:
+    """`count` different indices below num_images, one out of each of `count` equal stretches, in random order.
+
+    Data sets are often sorted (by scene, by class): stretches are spread where a draw from all might not be.
+    """
+    rng = np.random.default_rng(seed)
+    count = min(count, num_images)
+    edges = np.linspace(0, num_images, count + 1)
+    # Rounded up: stretches that do not end on an integer still share no index.
+    starts, ends = np.ceil(edges[:-1]).astype(int), np.ceil(edges[1:]).astype(int)
+    return rng.permutation(rng.integers(starts, ends))
+
+
+def load_samples(dataset: CocoDataset, input_size: int, *, count: int = DEFAULT_IMAGES, seed: int = 0) -> Samples:
+    """Chooses images of a data set and prepares them exactly as tinydet_lite does.
+
+    Args:
+      dataset: usually the training split.
+      input_size: S of the model.
+      count: N; all images where there are fewer, with a warning.
+      seed: of the choice.
+
+    Raises:
+      UserError: no images are there or asked for, or one does not decode.
+    """
+    if count < 1:
+        raise UserError(f"{count} calibration images came; expected at least 1")
+    if not dataset.images:
+        raise UserError(f"{dataset.annotation_file} has no images to calibrate with; give --data with images")
+    if len(dataset) < count:
+        _LOG.warning("%d calibration images were asked for, the data has %d", count, len(dataset))
+    chosen: list[CocoImage] = [dataset.images[index] for index in choose(len(dataset), count, seed)]
+    images = np.stack([resize_to(load_arrays(image)[0], input_size) for image in chosen])
+    return Samples(
+        images=images,
+        image_ids=tuple(image.id for image in chosen),
+        files=tuple(image.path.name for image in chosen),
+        source=f"{len(chosen)} of {len(dataset)} images of {dataset.annotation_file.name}",
+        seed=seed,
+    )
+
+
+def calibration_data(config: Config, root: str | None = None) -> DataConfig:
+    """Where calibration images come from: the folder given, else the data that the model was trained on.
+
+    Raises:
+      UserError: neither is known.
+    """
+    if root is not None:
+        return DataConfig(root=root)
+    data = config.data
+    if data.root is None and data.train_json is None and config.class_names != digits.CLASS_NAMES:
+        raise UserError("the model does not say what data it was trained on; give --data with images like it will see")
+    return data
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Observation:
+    """What one tensor held: low and high float64 [N], the ends image by image; values float32 [N, <= K]."""
+
+    low: np.ndarray
+    high: np.ndarray
+    values: np.ndarray
+
+
+def observe(
+    model: bytes, samples: Samples, tensors: Collection[str], *, threads: int = 1, progress: bool = False
+) -> dict[str, Observation]:
+    """Runs a float model over the samples and keeps of each tensor what every method needs.
+
+    Args:
+      model: a float .tflite with one uint8 input.
+      tensors: names of float32 tensors of its main graph.
+      threads: of the interpreter.
+      progress: show a bar on a terminal.
+
+    Raises:
+      UserError: there are no samples, or the model takes images of another size.
+    """
+    if not len(samples):
+        raise UserError("there are no calibration images; give at least one")
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise UserError(f"calibration needs ai-edge-litert ({error}); {INSTALL}") from error
+    with warnings.catch_warnings():
+        # LiteRT warns that keeping all tensors takes memory. It is what calibration is for.
+        warnings.simplefilter("ignore", UserWarning)
+        interpreter = Interpreter(model_content=model, num_threads=threads, experimental_preserve_all_tensors=True)
+    interpreter.allocate_tensors()
+    (image,) = interpreter.get_input_details()
+    check_input(image, samples)
+    index_of = {d["name"]: d["index"] for d in interpreter.get_tensor_details() if d["name"] in tensors}
+    missing = sorted(set(tensors) - set(index_of))
+    if missing:
+        raise ValueError(f"the model has no tensors {missing[:5]}")
+    low = {name: np.zeros(len(samples)) for name in index_of}
+    high = {name: np.zeros(len(samples)) for name in index_of}
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in index_of}
+    for number, pixels in enumerate(tqdm(samples.images, unit="image", disable=None if progress else True)):
+        interpreter.set_tensor(image["index"], pixels[None])
+        interpreter.invoke()
+        for name, index in index_of.items():
+            values = interpreter.get_tensor(index).reshape(-1)
+            low[name][number], high[name][number] = values.min(), values.max()
+            # An odd step: an even one could meet the same channels only.
+            step = -(-values.size // _KEPT) | 1
+            kept[name].append(values[::step].copy())
+    return {name: Observation(low[name], high[name], np.stack(kept[name])) for name in index_of}
+
+
+def check_input(details: dict[str, Any], samples: Samples) -> None:
+    """Raises UserError where an interpreter's input, as `get_input_details` describes it, does not fit the samples."""
+    wanted, came = [int(side) for side in details["shape"]], [1, *samples.images.shape[1:]]
+    if wanted != came or details["dtype"] != np.uint8:
+        raise UserError(
+            f"the calibration images are uint8 {came}, the model takes {INPUT} as {np.dtype(details['dtype'])} "
+            f"{wanted}; prepare them for this model's input size"
+        )
+
+
+def ranges(observations: dict[str, Observation], method: str = "min_max") -> dict[str, Range]:
+    """The range of each tensor; 0 always lies in it, so that padding is exact.
+
+    Args:
+      method: a key of `schemes.METHODS`.
+
+    Raises:
+      UserError: there is no such method.
+    """
+    if method not in METHODS:
+        raise UserError(f"calibration method {method!r} does not exist; choose from {', '.join(METHODS)}")
+    found = {name: _METHODS[method](observation) for name, observation in observations.items()}
+    return {name: (min(float(low), 0.0), max(float(high), 0.0)) for name, (low, high) in found.items()}
+
+
+def _min_max(seen: Observation) -> Range:
+    return seen.low.min(), seen.high.max()
+
+
+def _moving_average(seen: Observation) -> Range:
+    low, high = seen.low[0], seen.high[0]
+    for next_low, next_high in zip(seen.low[1:], seen.high[1:], strict=True):
+        low = _SMOOTHING * low + (1 - _SMOOTHING) * next_low
+        high = _SMOOTHING * high + (1 - _SMOOTHING) * next_high
+    return low, high
+
+
+def _percentile(seen: Observation) -> Range:
+    low, high = np.percentile(seen.values, _PERCENTILES)
+    return low, high
+
+
+def _mse(seen: Observation) -> Range:
+    """The best of 64 shrinkings of the range, both ends by the same factor."""
+    low, high = min(float(seen.low.min()), 0.0), max(float(seen.high.max()), 0.0)
+    counts, edges = np.histogram(seen.values, bins=4096, range=(low, high))
+    centres = (edges[:-1] + edges[1:]) / 2
+
+    def error(factor: float) -> float:
+        scale = max((high - low) * factor / 255.0, 1e-12)
+        rounded = np.round(np.clip(centres, low * factor, high * factor) / scale) * scale
+        return float((counts * np.square(rounded - centres)).sum())
+
+    best = min(np.linspace(1.0, 0.37, 64), key=error)
+    return low * best, high * best
+
+
+_METHODS: dict[str, Callable[[Observation], Range]] = {
+    "min_max": _min_max,
+    "moving_average": _moving_average,
+    "percentile": _percentile,
+    "mse": _mse,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What a static model was calibrated with: to be kept beside it."""
+
+    method: str
+    source: str
+    seed: int
+    image_ids: tuple[int, ...]
+    files: tuple[str, ...]
+    ranges: dict[str, Range]
+
+    def note(self) -> str:
+        """For people, one line."""
+        return f"{self.source}, seed {self.seed}, {self.method}"
+
+
+def calibration_file(model: Path) -> Path:
+    """X.tflite -> X.calibration.json."""
+    return model.with_suffix(".calibration.json")
+
+
+def write_calibration(calibration: Calibration, path: Path) -> None:
+    """Writes it as json, whole or not at all.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    atomic_write(path, (json.dumps(dataclasses.asdict(calibration), indent=1) + "\n").encode())

@@ -1,0 +1,267 @@
+"""Experiments in quantization: a table of schemes, each exported, evaluated and timed; resumable row by row.
+
+The sensitivity of a part is the AP of the model with this part alone in int8, all else in float.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinydet_lite.benchmark import benchmark
+from tinydet_lite.errors import UserError
+from tinydet_lite.files import atomic_path, atomic_write
+from tinydet_lite.inspect import inspect_model
+from tinydet_tf.config import Config
+from tinydet_tf.data.coco import CocoDataset
+from tinydet_tf.export.calibration import Observation, Samples, observe
+from tinydet_tf.export.convert import to_flatbuffer, with_metadata
+from tinydet_tf.export.graph import HostGraph
+from tinydet_tf.export.quantize import observed_tensors, quantize, written_tensors
+from tinydet_tf.export.rewrites import rewrites_for
+from tinydet_tf.export.schemes import FORMATS, METHODS, WEIGHT_SCALES, Scheme
+from tinydet_tf.model.detector import TinyDet
+
+REFERENCE = "float32"
+_SENSITIVITY = "only "
+_SIZES = (1, 4, 8, 16, 32, 64, 128)
+_RUNS = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A row: its name, the scheme, and how many calibration images (0 for schemes without)."""
+
+    name: str
+    scheme: Scheme
+    images: int
+
+    def identity(self) -> dict[str, Any]:
+        return {"scheme": self.scheme.to_dict(), "images": self.images}
+
+
+def experiments(tensors: Iterable[str], *, images: int, sensitivity: bool = True) -> dict[str, Experiment]:
+    """All rows, by name.
+
+    Args:
+      tensors: names of the tensors of the model to be quantized: they tell its parts.
+      images: calibration images, where the number is not what is varied.
+      sensitivity: with the rows that quantize one part alone.
+    """
+    static = FORMATS["int8"]
+    parts = scopes(tensors)
+    schemes = dict(FORMATS)
+    for method in METHODS:
+        schemes[f"int8 {method}"] = dataclasses.replace(static, method=method)
+    for scales in WEIGHT_SCALES:
+        schemes[f"int8 weights {scales}"] = dataclasses.replace(static, weight_scales=scales)
+    blocks = [part for part in parts if re.fullmatch(r"trunk/(stem|block\d+)", part)]
+    kept = {
+        "rpn": (r"trunk/rpn\d*",),
+        "head": ("head",),
+        "fpn": (r"trunk/(fpn|lateral)\d*",),
+        "first blocks": tuple(f"{block}" for block in blocks[:3]),
+        "last block": tuple(f"{block}" for block in blocks[-1:]),
+    }
+    for name, patterns in kept.items():
+        schemes[f"int8, {name} in float"] = dataclasses.replace(static, float_parts=patterns)
+    rows = {
+        name: Experiment(name, scheme, images if scheme.needs_calibration else 0) for name, scheme in schemes.items()
+    }
+    for count in (size for size in _SIZES if size < images):
+        rows[f"int8 {count} images"] = Experiment(f"int8 {count} images", static, count)
+    if sensitivity:
+        for part in parts:
+            name = f"{_SENSITIVITY}{part}"
+            rows[name] = Experiment(name, dataclasses.replace(static, parts=(part,)), images)
+    return rows
+
+
+def scopes(tensors: Iterable[str]) -> list[str]:
+    """The parts that can be quantized one at a time, in the graph's order: 'trunk/block1', 'trunk/rpn0', 'head'."""
+    found = (re.match(r"(?:trunk/[a-z]+\d*|head)(?=/)", name) for name in tensors)
+    return list(dict.fromkeys(match[0] for match in found if match))
+
+
+def select(rows: dict[str, Experiment], only: Sequence[str]) -> dict[str, Experiment]:
+    """The rows asked for, all where none is; the reference always.
+
+    Raises:
+      UserError: a row that does not exist; the message lists what there is.
+    """
+    unknown = [name for name in only if name not in rows]
+    if unknown:
+        raise UserError(f"scheme {unknown[0]!r} does not exist; choose from: {'; '.join(rows)}")
+    return {name: row for name, row in rows.items() if not only or name in only or name == REFERENCE}
+
+
+class Results:
+    """The finished rows of one model on one data set, in a json that is written after each.
+
+    Args:
+      path: of the json; what is in it already is kept.
+      identity: what the rows are valid for: weights, data, number of images.
+
+    Raises:
+      UserError: the file is of another model or data, or is none of ours.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path, self.identity = path, identity
+        self.rows: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            try:
+                stored = json.loads(path.read_text())
+                rows = {str(name): dict(row) for name, row in stored["rows"].items()}
+                known = stored["identity"]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{path} is not a file of quantization experiments; give another --json") from error
+            if known != identity:
+                changed = [key for key in identity if known.get(key) != identity[key]]
+                raise UserError(f"{path} holds experiments with other {', '.join(changed)}; give another --json")
+            self.rows = rows
+
+    def has(self, row: Experiment) -> bool:
+        """Whether the row is there, with this very scheme."""
+        stored = self.rows.get(row.name)
+        return stored is not None and {key: stored[key] for key in row.identity()} == row.identity()
+
+    def add(self, row: Experiment, values: dict[str, Any]) -> None:
+        self.rows[row.name] = {**row.identity(), **values}
+        content = {"identity": self.identity, "rows": self.rows}
+        atomic_write(self.path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+class Bench:
+    """Runs rows on one detector and data set; keeps traced graphs and observations between them."""
+
+    def __init__(
+        self,
+        detector: TinyDet,
+        config: Config,
+        samples: Samples,
+        measure: Callable[[Path], dict[str, float]],
+        image: Path,
+    ) -> None:
+        """
+        Args:
+          samples: calibration images, as many as any row asks for.
+          measure: a .tflite -> COCO's numbers.
+          image: what is timed on.
+        """
+        self.detector, self.config, self.samples = detector, config, samples
+        self.measure, self.image = measure, image
+        self._graphs: dict[frozenset[str], bytes] = {}
+        self._observations: dict[tuple[frozenset[str], int], dict[str, Observation]] = {}
+
+    def float_model(self, quantization: str) -> bytes:
+        """The float flatbuffer in the form that the format's rewrites give it."""
+        rewrites = rewrites_for(quantization)
+        if rewrites not in self._graphs:
+            self._graphs[rewrites] = to_flatbuffer(HostGraph(self.detector, rewrites))
+        return self._graphs[rewrites]
+
+    def tensors(self) -> list[str]:
+        return list(written_tensors(self.float_model("int8")))
+
+    def run(self, row: Experiment) -> dict[str, Any]:
+        """AP and APs (0..1), size in bytes, median milliseconds of one thread beside the float form's in the same run,
+        partitions."""
+        model = self.float_model(row.scheme.name)
+        samples = self.samples.first(row.images) if row.scheme.needs_calibration else None
+        observations = None
+        if samples is not None:
+            key = (rewrites_for(row.scheme.name), len(samples))
+            if key not in self._observations:
+                self._observations[key] = observe(model, samples, observed_tensors(model))
+            observations = self._observations[key]
+        quantized = quantize(model, row.scheme, samples, observations=observations).model
+        with tempfile.TemporaryDirectory() as folder:
+            path, reference = Path(folder) / "row.tflite", Path(folder) / "reference.tflite"
+            for file, content in ((path, quantized), (reference, self.float_model(REFERENCE))):
+                atomic_write(file, with_metadata(content, self.detector, self.config, row.scheme.name))
+            metrics = self.measure(path)
+            times = benchmark([path, reference], num_threads=(1,), runs=_RUNS, warmup=3, image=self.image)
+            size = path.stat().st_size
+        partitions = inspect_model(quantized).partitions
+        return {
+            "AP": metrics["AP"],
+            "AP50": metrics["AP50"],
+            "APs": metrics["APs"],
+            "bytes": size,
+            "milliseconds": times[0].invoke.median,
+            "reference_milliseconds": times[1].invoke.median,
+            "partitions": None if partitions is None else len(partitions),
+        }
+
+
+def identity_of(detector: TinyDet, dataset: CocoDataset, images: int, seed: int) -> dict[str, Any]:
+    """What makes two tables comparable: weights, data, how many images of it, calibration."""
+    digest = hashlib.sha256()
+    for weight in detector.get_weights():
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return {
+        "weights": digest.hexdigest(),
+        "data": dataset.annotation_file.name,
+        "evaluated": [len(dataset), dataset.images[0].id, dataset.images[-1].id],
+        "calibration": [images, seed],
+    }
+
+
+def table(results: Results, names: Sequence[str]) -> list[list[str]]:
+    """The finished rows among `names` as text: name, AP, APs (in points), MB, milliseconds, ratio, partitions."""
+    lines = []
+    for name in names:
+        row = results.rows.get(name)
+        if row is not None:
+            lines.append([
+                name, f"{100 * row['AP']:.2f}", f"{100 * row['APs']:.2f}" if row["APs"] >= 0 else "-",
+                f"{row['bytes'] / 1e6:.2f}", f"{row['milliseconds']:.1f}",
+                f"{row['milliseconds'] / row['reference_milliseconds']:.2f}",
+                "-" if row["partitions"] is None else str(row["partitions"]),
+            ])  # fmt: skip
+    return lines
+
+
+TABLE_HEADER = ("scheme", "AP", "APs", "MB", "ms", "/ float32", "partitions")
+
+
+def plot(results: Results, path: Path) -> None:
+    """AP against latency, and the AP of each part alone in int8, as one picture.
+
+    Raises:
+      UserError: matplotlib is missing, or the file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError("plots need matplotlib; install it with pip install 'tinydet-tf[plots]'") from error
+    alone = {n.removeprefix(_SENSITIVITY): r for n, r in results.rows.items() if n.startswith(_SENSITIVITY)}
+    whole = {name: row for name, row in results.rows.items() if not name.startswith(_SENSITIVITY)}
+    figure = Figure(figsize=(9, 5 + (5 if alone else 0)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2 if alone else 1, squeeze=False)[:, 0]
+    for name, row in whole.items():
+        ratio = row["milliseconds"] / row["reference_milliseconds"]
+        axes[0].plot(ratio, 100 * row["AP"], "o")
+        axes[0].annotate(name, (ratio, 100 * row["AP"]), fontsize=6, xytext=(3, 3), textcoords="offset points")
+    axes[0].set(xlabel="time of one thread, float32 = 1", ylabel="AP", title="Schemes")
+    if len(whole) > 1 and max(r["milliseconds"] / r["reference_milliseconds"] for r in whole.values()) > 5:
+        axes[0].set_xscale("log")
+    if alone:
+        base = 100 * results.rows[REFERENCE]["AP"] if REFERENCE in results.rows else 0.0
+        axes[1].bar(range(len(alone)), [100 * row["AP"] - base for row in alone.values()])
+        axes[1].set_xticks(range(len(alone)), list(alone), rotation=90, fontsize=6)
+        axes[1].set(ylabel="AP minus float32's", title="One part alone in int8")
+        axes[1].axhline(0.0, color="black", linewidth=0.5)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)

@@ -1,0 +1,220 @@
+"""From a float .tflite to a quantized one by a scheme: ai-edge-quantizer's recipes, and the checks of the result.
+
+The flatbuffer goes in and comes out without metadata behind it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+
+from tinydet_lite.errors import UserError
+from tinydet_tf.export.calibration import INSTALL, Calibration, Observation, Range, Samples, observe, ranges
+from tinydet_tf.export.packing import pack
+from tinydet_tf.export.schemes import Scheme, scope_pattern
+
+_CONVOLUTIONS = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
+_FLOAT, _UINT8 = schema.TensorType.FLOAT32, schema.TensorType.UINT8
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantized:
+    """A quantized flatbuffer, and what it was calibrated with if it was."""
+
+    model: bytes
+    calibration: Calibration | None = None
+
+
+def quantize(
+    model: bytes,
+    scheme: Scheme,
+    samples: Samples | None = None,
+    *,
+    observations: dict[str, Observation] | None = None,
+    progress: bool = False,
+) -> Quantized:
+    """Quantizes a float .tflite.
+
+    Args:
+      model: float, of `graph.HostGraph`; scopes are read from its tensors' names.
+      scheme: which parts and how.
+      samples: calibration images, for schemes that need them.
+      observations: what `observe` gave for these samples and this model (all of `observed_tensors`), if it is there
+        already.
+      progress: show a bar on a terminal while calibrating.
+
+    Raises:
+      UserError: ai-edge-quantizer is missing, calibration images are missing or do not fit, or the scheme's parts name
+        nothing in the model.
+    """
+    if scheme.weights == "float32":
+        return Quantized(model)
+    graph = _Graph.read(model)
+    covered = [op for op in graph.operators if scheme.covers(op.name)]
+    if not any(op.code in _WEIGHTED for op in covered):
+        parts = ", ".join(scheme.parts)
+        raise UserError(f"nothing of the model is in the parts that are to be quantized ({parts}); check their names")
+    calibration = None
+    if scheme.needs_calibration:
+        if samples is None:
+            raise UserError(f"{scheme.name} needs calibration images; give some")
+        if observations is None:
+            observations = observe(model, samples, observed_tensors(model), progress=progress)
+        calibration = Calibration(
+            method=scheme.method,
+            source=samples.source,
+            seed=samples.seed,
+            image_ids=samples.image_ids,
+            files=samples.files,
+            ranges=ranges(observations, scheme.method),
+        )
+    content = pack(_apply(model, _recipe(scheme, graph.before_first_convolution()), calibration))
+    check(content)
+    return Quantized(content, calibration)
+
+
+def observed_tensors(model: bytes) -> tuple[str, ...]:
+    """The tensors whose ranges any static scheme may need: every float one that is computed, by name."""
+    graph = _Graph.read(model)
+    return tuple(dict.fromkeys(name for op in graph.operators for name in op.float_tensors))
+
+
+def written_tensors(model: bytes) -> tuple[str, ...]:
+    """Of each operator of the main graph, in order, the name of the first tensor it writes."""
+    return tuple(op.name for op in _Graph.read(model).operators)
+
+
+def check(model: bytes) -> None:
+    """That a quantized model can go wherever the float one went.
+
+    Raises:
+      RuntimeError: operators that are not builtin, several subgraphs, an input that is not uint8, outputs that are not
+        float32.
+    """
+    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
+    if len(parsed.subgraphs) != 1:
+        raise RuntimeError(f"the quantized model has {len(parsed.subgraphs)} subgraphs instead of one")
+    if any(code.customCode is not None for code in parsed.operatorCodes):
+        raise RuntimeError("the quantized model needs operators that are not builtin")
+    (graph,) = parsed.subgraphs
+    inputs, outputs = ([graph.tensors[i].type for i in ids] for ids in (graph.inputs, graph.outputs))
+    if set(inputs) != {_UINT8} or set(outputs) != {_FLOAT}:
+        raise RuntimeError(f"the quantized model has inputs of type {inputs} and outputs of type {outputs}")
+
+
+_WEIGHTED = (*_CONVOLUTIONS, schema.BuiltinOperator.FULLY_CONNECTED)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Operator:
+    """name: of the first tensor it writes; float_tensors: all float ones it reads or writes, but for constants."""
+
+    code: int
+    name: str
+    float_tensors: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Graph:
+    """The operators of the main graph, in order."""
+
+    operators: tuple[_Operator, ...]
+
+    @classmethod
+    def read(cls, model: bytes) -> _Graph:
+        parsed = schema.ModelT.InitFromPackedBuf(model, 0)
+        graph = parsed.subgraphs[0]
+
+        def name(index: int) -> str:
+            return str(graph.tensors[index].name.decode())
+
+        def computed(index: int) -> bool:
+            tensor = graph.tensors[index]
+            return index >= 0 and tensor.type == _FLOAT and parsed.buffers[tensor.buffer].data is None
+
+        def operator(op: Any) -> _Operator:
+            code = parsed.operatorCodes[op.opcodeIndex]
+            return _Operator(
+                max(code.builtinCode, code.deprecatedBuiltinCode),
+                name(op.outputs[0]),
+                tuple(name(i) for i in (*op.inputs, *op.outputs) if computed(i)),
+            )
+
+        return cls(tuple(operator(op) for op in graph.operators))
+
+    def before_first_convolution(self) -> tuple[str, ...]:
+        """The operators that normalize the image: what they write. One int8 scale of a pixel's 0-255 and the
+        three channels' means and deviations would add an error that nothing asks for."""
+        names = []
+        for op in self.operators:
+            if op.code in _CONVOLUTIONS:
+                break
+            names.append(op.name)
+        return tuple(names)
+
+
+def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:
+    """ai-edge-quantizer's recipe: the last rule that matches an operator counts."""
+    aeq = _library()
+    every = aeq.qtyping.TFLOperationName.ALL_SUPPORTED
+    names = aeq.algorithm_manager.AlgorithmName
+    algorithm = {"min_max": names.MIN_MAX_UNIFORM_QUANT, "mse": names.MSE}[scheme.weight_scales]
+    rules = aeq.recipe_manager.RecipeManager()
+    parts = scope_pattern(scheme.parts) if scheme.parts else ".*"
+    if scheme.weights == "float16":
+        rules.add_weight_only_config(parts, every, 16, algorithm_key=names.FLOAT_CASTING)
+    elif scheme.activation_bits == "dynamic":
+        rules.add_dynamic_config(parts, every, 8, algorithm_key=algorithm)
+        # XNNPACK does not take them over with ranges as the model runs.
+        depthwise = aeq.qtyping.TFLOperationName.DEPTHWISE_CONV_2D
+        rules.add_weight_only_config(parts, depthwise, 16, algorithm_key=names.FLOAT_CASTING)
+    else:
+        rules.add_static_config(parts, every, scheme.activation_bits, 8, algorithm_key=algorithm)
+        if scheme.wide_parts:
+            rules.add_static_config(scope_pattern(scheme.wide_parts), every, 16, 8, algorithm_key=algorithm)
+        for name in float_names:
+            rules.add_quantization_config(f"^{re.escape(name)};", every, algorithm_key=names.NO_QUANTIZE)
+    if scheme.float_parts:
+        rules.add_quantization_config(scope_pattern(scheme.float_parts), every, algorithm_key=names.NO_QUANTIZE)
+    return rules.get_quantization_recipe()
+
+
+def _apply(model: bytes, recipe: Any, calibration: Calibration | None) -> bytes:
+    quantizer = _library().quantizer.Quantizer(bytearray(model), recipe)
+    statistics = None if calibration is None else {name: _as_qsv(r) for name, r in calibration.ranges.items()}
+    with _quietly():
+        done = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
+    return bytes(done.quantized_model)
+
+
+def _as_qsv(limits: Range) -> dict[str, np.ndarray]:
+    low, high = limits
+    return {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """ai-edge-quantizer draws a progress bar of its transformations that nothing switches off."""
+    with contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _library() -> Any:
+    """ai_edge_quantizer with the modules that are used here.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        import ai_edge_quantizer
+        from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"quantization needs ai-edge-quantizer ({error}); {INSTALL}") from error
+    return ai_edge_quantizer

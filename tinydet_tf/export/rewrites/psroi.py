@@ -1,0 +1,197 @@
+"""PSRoIAlign of one image in the form that TFLite runs fastest: the same function as layers.psroi_align_gather.
+
+R rois, L pooled levels, 7 x 7 = 49 bins of 2 x 2 samples, D output channels, 49 D channels of a feature map.
+
+- The feature maps of all levels are one table of rows (`Rows`): the channels that one bin reads at one cell, or single
+  channels. What one sample reads are `slots`, a row each.
+- Where a sample's four corners lie is computed for 7 bins a side, then spread over slots by products with constant 0/1
+  matrices: exact, for every sum is an integer below 2^24.
+- One gather a corner of a sample: 16 of them, each small enough to be interpolated in the cache, no slices in between.
+- Samples outside the map, which read zeros, do not occur for RoIs clipped to the image (`samples_stay_inside`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tinydet_tf.config import ModelConfig
+from tinydet_tf.export.rewrites.trained import FloatArray
+from tinydet_tf.export.scopes import ROI, TABLE, scope
+from tinydet_tf.layers.psroi_align import BINS, MIN_SIDE
+
+IntArray = npt.NDArray[np.int64]
+_CELLS = BINS**2
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How the channels of a feature cell are cut into rows of the table, and what each slot of the result reads.
+
+    width: channels of a row.
+    bin_of, row_of: [slots], the bin that a slot belongs to, and the row of a cell that it reads.
+    channel_of: [slots, width], which of the head's inputs (d * 49 + bin) a number is.
+    transposed: the channels of each cell are transposed from [width, 49] to [49, width] on the way into the table.
+    """
+
+    width: int
+    bin_of: IntArray
+    row_of: IntArray
+    channel_of: IntArray
+    transposed: bool = False
+
+
+def bins(channels: int) -> Rows:
+    """A row a bin, which the table is transposed for: any number of channels."""
+    bin_of = np.arange(_CELLS)
+    depth = channels // _CELLS
+    return Rows(depth, bin_of, bin_of, np.arange(depth) * _CELLS + bin_of[:, None], transposed=True)
+
+
+def single_channels(channels: int) -> Rows:
+    """A row a channel: any number of channels, in the order of the trained model."""
+    channel = np.arange(channels)
+    return Rows(1, channel % _CELLS, channel, channel[:, None])
+
+
+def samples_stay_inside(config: ModelConfig) -> bool:
+    """Whether no sample of a RoI clipped to the image can lie outside [-1, size], where it would read zero.
+
+    A sample lies at most 27/28 of a side behind the RoI's near edge, which is at most (S - 1) / stride; only where the
+    side is raised to MIN_SIDE can that be outside. RoIs of the finest level can be that small, those of others cannot
+    if their area asks for enough width.
+    """
+    reach = MIN_SIDE * (2 * BINS - 0.5) / (2 * BINS)
+    for level, stride in enumerate(config.strides[: config.roi_levels]):
+        if reach <= 1.0 / stride:
+            continue
+        narrowest = (config.roi_finest * (2.0**level - 1e-3)) ** 2 / config.input_size if level else 0.0
+        if (narrowest - 1.0) / stride < MIN_SIDE:
+            return False
+    return True
+
+
+def rows_fit(config: ModelConfig, rows: Rows) -> bool:
+    """Whether row numbers stay exact in float32."""
+    cells = sum(size**2 for size in config.level_sizes[: config.roi_levels])
+    return cells * (config.channels // rows.width) < 2**24
+
+
+def reads_fewer(config: ModelConfig, rows: Rows) -> bool:
+    """Whether the gathers read fewer numbers than the table has: then a quantized table is dequantized behind them."""
+    cells = sum(size**2 for size in config.level_sizes[: config.roi_levels])
+    return 16 * config.proposals_test * rows.channel_of.size < cells * config.channels
+
+
+def pool(features: Sequence[tf.Tensor], rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tf.Tensor:
+    """PSRoIAlign.
+
+    Args:
+      features: the pooled levels, [1, H, W, channels] each.
+      rois: float32 [R, 4], clipped to the image.
+
+    Returns:
+      float32 [R, slots * width]; `head_kernel` puts the head's weights into the same order.
+    """
+    with scope(TABLE):
+        channels, width = features[0].shape[-1], features[0].shape[2]
+        # Joined as maps of one width: the converter would otherwise make copies of [cells, 1, channels].
+        joined = tf.concat([tf.reshape(f, [1, -1, width, channels]) for f in features], 1)
+        if rows.transposed:
+            joined = tf.transpose(tf.reshape(joined, [-1, rows.width, _CELLS]), [0, 2, 1])
+        table = tf.reshape(joined, [-1] if rows.width == 1 else [-1, rows.width])
+    with scope(ROI):
+        upper, lower, weights = _corners(rois, config, rows)
+    samples = []
+    for vertical in (0, 1):
+        for horizontal in (0, 1):
+            corners = []
+            for y in (lower, upper):
+                for x in (lower, upper):
+                    with scope(ROI):
+                        index = tf.cast(y[0][vertical] + x[1][horizontal], tf.int32)  # [R, slots]
+                    with scope(TABLE if reads_fewer(config, rows) else ROI):
+                        corners.append(tf.gather(table, index))  # [R, slots(, width)]
+            with scope(ROI):
+                top = corners[0] + weights[1][horizontal] * (corners[1] - corners[0])
+                bottom = corners[2] + weights[1][horizontal] * (corners[3] - corners[2])
+                samples.append(top + weights[0][vertical] * (bottom - top))
+    with scope(ROI):
+        a, b, c, d = samples
+        if config.psroi_reduce == "max":
+            pooled = tf.maximum(tf.maximum(a, b), tf.maximum(c, d))
+        else:
+            pooled = (a + b + c + d) * 0.25
+        return tf.reshape(pooled, [rois.shape[0], -1])
+
+
+_Axes = tuple[list[tf.Tensor], list[tf.Tensor]]
+
+
+def _corners(rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tuple[_Axes, _Axes, _Axes]:
+    """(upper, lower, weights): of each axis (y, x) and each of its two samples a [R, slots] part of the row number of
+    the upper and lower neighbour, and the upper one's weight as [R, slots(, width)]."""
+    levels = config.roi_levels
+    sizes, strides = config.level_sizes[:levels], config.strides[:levels]
+    rows_a_cell = config.channels // rows.width
+    first_cell = np.cumsum([0, *(size**2 for size in sizes)])[:levels]
+
+    # Columns: the 14 samples along y, then those along x.
+    near = np.zeros([4, 28], np.float32)
+    near[1, :14] = near[0, 14:] = 1
+    span = -near
+    span[3, :14] = span[2, 14:] = 1
+    sides = np.array([[-1, 0], [0, -1], [1, 0], [0, 1]], np.float32)
+
+    wide = tf.matmul(rois, sides[:, :1]) + 1.0
+    high = tf.matmul(rois, sides[:, 1:]) + 1.0
+    ratio = tf.sqrt(wide * high) * (1.0 / config.roi_finest) + 1e-6  # [R, 1]
+    scale = tf.fill(ratio.shape, 1.0 / strides[0])
+    size = tf.fill(ratio.shape, float(sizes[0]))
+    first = tf.zeros(ratio.shape)
+    for level in range(1, levels):
+        # Sums of powers of two and of integers: exact.
+        there = tf.cast(ratio >= 2.0**level, tf.float32)
+        scale += there * (1.0 / strides[level] - 1.0 / strides[level - 1])
+        size += there * float(sizes[level] - sizes[level - 1])
+        first += there * float(first_cell[level] - first_cell[level - 1])
+
+    fractions = np.tile((np.arange(2 * BINS) + 0.5) / (2 * BINS), 2).astype(np.float32)
+    at = tf.matmul(rois, near) * scale + tf.maximum(tf.matmul(rois, span) * scale, MIN_SIDE) * fractions
+    last = size - 1.0
+    at = tf.minimum(tf.maximum(at, 0.0), last)  # [R, 28]
+    lower = tf.floor(at)
+    upper = tf.minimum(lower + 1.0, last)
+
+    # Row numbers: (first + y * size + x) * rows a cell + row of the slot.
+    along_y = np.repeat(np.array([1, 0], np.float32), 14)
+    step = (size * along_y + (1.0 - along_y)) * float(rows_a_cell)
+    start = first * (along_y * rows_a_cell)
+
+    def spread(axis: int, sample: int) -> FloatArray:
+        """[28, slots]: which column a slot takes."""
+        matrix = np.zeros([28, len(rows.bin_of)], np.float32)
+        along = rows.bin_of // BINS if axis == 0 else rows.bin_of % BINS
+        matrix[14 * axis + 2 * along + sample, np.arange(len(along))] = 1
+        return matrix
+
+    def parts(numbers: tf.Tensor) -> _Axes:
+        y = [tf.matmul(numbers, spread(0, s)) + rows.row_of.astype(np.float32) for s in (0, 1)]
+        return y, [tf.matmul(numbers, spread(1, s)) for s in (0, 1)]
+
+    def weight(axis: int, sample: int) -> tf.Tensor:
+        matrix = np.repeat(spread(axis, sample), rows.width, 1)
+        spread_out = tf.matmul(at - lower, matrix)
+        return spread_out if rows.width == 1 else tf.reshape(spread_out, [rois.shape[0], -1, rows.width])
+
+    weights = [weight(0, s) for s in (0, 1)], [weight(1, s) for s in (0, 1)]
+    return parts(upper * step + start), parts(lower * step + start), weights
+
+
+def head_kernel(kernel: FloatArray, rows: Rows) -> FloatArray:
+    """The first dense kernel of the head [channels, hidden] for what `pool` gives: [slots * width, hidden]."""
+    return kernel[rows.channel_of.reshape(-1)]

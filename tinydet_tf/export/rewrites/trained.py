@@ -1,0 +1,78 @@
+"""The weights of a trained detector as numpy arrays, by the names of its layers.
+
+I input and O output channels of a convolution, K its kernel's side, g its groups.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from tinydet_tf.model.detector import TinyDet
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """kernel * x, then times `scale` plus `shift` channel by channel: a conv with its bias or batch normalization.
+
+    kernel: [K, K, I / g, O], or [K, K, I, 1] of a depthwise conv. scale (None: 1), shift (None: 0): [O].
+    """
+
+    kernel: FloatArray
+    scale: FloatArray | None
+    shift: FloatArray | None
+
+    def folded(self, depthwise: bool) -> Convolution:
+        """The same with the scale in the kernel."""
+        if self.scale is None:
+            return self
+        scale = self.scale[:, None] if depthwise else self.scale
+        return Convolution(self.kernel * scale, None, self.shift)
+
+
+class Trained:
+    """Reads layers by name, whichever part of the detector they are in."""
+
+    def __init__(self, detector: TinyDet) -> None:
+        parts = (detector.pyramid, detector.rpn_head, detector.rcnn_head)
+        self.layers: dict[str, Any] = {layer.name: layer for part in parts for layer in part.layers}
+
+    def convolution(self, name: str, batch_norm: str | None = None) -> Convolution:
+        """A conv, depthwise, grouped or dense layer and the batch normalization behind it."""
+        kernel, *bias = self._weights(name)
+        if batch_norm is None:
+            return Convolution(kernel, None, bias[0] if bias else None)
+        layer = self.layers[batch_norm]
+        gamma, beta, mean, variance = [w.astype(np.float64) for w in self._weights(batch_norm)]
+        scale = gamma / np.sqrt(variance + layer.epsilon)
+        shift = beta - mean * scale
+        if bias:
+            shift = shift + bias[0] * scale
+        return Convolution(kernel, scale.astype(np.float32), shift.astype(np.float32))
+
+    def _weights(self, name: str) -> list[FloatArray]:
+        with tf.init_scope():  # outside of the graph that is being traced
+            return [np.asarray(w, np.float32) for w in self.layers[name].get_weights()]
+
+
+def as_dense(kernel: FloatArray, groups: int) -> FloatArray:
+    """A grouped pointwise kernel [1, 1, I / g, O] -> [I, O] with zeros between the groups."""
+    inner, out = kernel.shape[2:]
+    dense = np.zeros([inner * groups, out], np.float32)
+    for group in range(groups):
+        columns = slice(group * out // groups, (group + 1) * out // groups)
+        dense[group * inner : (group + 1) * inner, columns] = kernel[0, 0, :, columns]
+    return dense
+
+
+def as_grouped(dense: FloatArray, groups: int) -> FloatArray:
+    """[I, O] -> [1, 1, I / g, O], the blocks on the diagonal; what lies outside of them is left out."""
+    inputs, out = dense.shape
+    blocks = dense.reshape(groups, inputs // groups, groups, out // groups)
+    return np.concatenate([blocks[g, :, g] for g in range(groups)], -1)[None, None]

@@ -1,0 +1,249 @@
+"""Backbone, TinyFPN and TinyRPN from trained weights, every operation in the form that the chosen rewrites give it.
+
+B = 1 image, H W cells, C channels. A value may be kept as a multiple of what it stands for (`Scaled`), so that constant
+factors end up in the weights behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from tinydet_tf.config import BACKBONES, BlockSpec
+from tinydet_tf.export.rewrites.pooled_depthwise import fused, pool_and_convolve
+from tinydet_tf.export.rewrites.trained import Convolution, FloatArray, Trained, as_dense, as_grouped
+from tinydet_tf.export.scopes import IMAGE, TRUNK, scope
+from tinydet_tf.model.backbone import PIXEL_MEAN, PIXEL_STD, normalize
+from tinydet_tf.model.detector import TinyDet
+
+#: Blocks of a grouped pointwise conv narrower than this waste the runtime's tiles of 16 (x86) and 8 (ARM) channels.
+NARROWEST_BLOCK = 32
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """What it stands for is value * factor."""
+
+    value: tf.Tensor
+    factor: float = 1.0
+
+
+class Trunk:
+    """Traces the trunk of a detector.
+
+    Args:
+      detector: the trained model.
+      rewrites: the names of those that are applied.
+    """
+
+    def __init__(self, detector: TinyDet, rewrites: frozenset[str]) -> None:
+        self.config, self.rewrites = detector.config, rewrites
+        self.spec = BACKBONES[self.config.backbone]
+        self.dialect = self.spec.dialect
+        self.trained = Trained(detector)
+
+    def __call__(self, image: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
+        """image uint8 [1, S, S, 3] -> features [1, H, W, channels], logits [1, H, W, ratios], deltas [1, H, W,
+        4 * ratios], each a level, finest first."""
+        features = self.pyramid(self.backbone(image))
+        outputs = []
+        for level, feature in enumerate(features):
+            with scope(f"{TRUNK}/rpn{level}"):
+                outputs.append(self.rpn(feature))
+        return features, [logits for logits, _ in outputs], [deltas for _, deltas in outputs]
+
+    # Backbone
+
+    def backbone(self, image: tf.Tensor) -> list[Scaled]:
+        dialect = self.dialect
+        x, pixel_scale = self.normalized(image)
+        with scope(f"{TRUNK}/stem"):
+            stem = self.trained.convolution("stem", "stem_bn")
+            stem = Convolution(stem.kernel * pixel_scale[:, None], stem.scale, stem.shift)
+            if self.config.align_stem:
+                x = tf.nn.avg_pool2d(x, 2, 1, "VALID")
+            y = self.convolve(Scaled(x), stem, stride=2)
+            x = self.activate(y, dialect.stem_hard_swish)
+        taps = []
+        for index, block in enumerate(self.spec.blocks, 1):
+            with scope(f"{TRUNK}/block{index}"):
+                x = self.block(x, block, f"block{index}", expand=index > 1)
+            if block.tap:
+                taps.append(x)
+        return taps
+
+    def normalized(self, image: tf.Tensor) -> tuple[tf.Tensor, FloatArray]:
+        """What the stem sees, up to a factor a channel: [1, S, S, 3] and [3]."""
+        dialect, one = self.dialect, np.ones([3], np.float32)
+        with scope(IMAGE):
+            if "fold_pixel_std" not in self.rewrites:
+                x = normalize(image)
+                if dialect.symmetric_input:
+                    layer = self.trained.layers["stem_input"]
+                    x = x * layer.scale + layer.offset
+                return x, one
+            # Rows of pixels instead of pixels of 3 channels: the runtime subtracts in runs of the last dimension.
+            mean = np.full([3], 127.5, np.float32) if dialect.symmetric_input else np.asarray(PIXEL_MEAN, np.float32)
+            std = 127.5 * one if dialect.symmetric_input else np.asarray(PIXEL_STD, np.float32)
+            size = image.shape[1]
+            rows = tf.cast(tf.reshape(image, [size, 3 * size]), tf.float32) - np.tile(mean, size)
+            return tf.reshape(rows, image.shape), 1.0 / std
+
+    def block(self, x: Scaled, spec: BlockSpec, name: str, *, expand: bool) -> Scaled:
+        """One inverted residual (tinydet_tf.layers.blocks.inverted_residual)."""
+        y = x
+        if expand:
+            weights = self.trained.convolution(f"{name}_expand", f"{name}_expand_bn")
+            y = self.activate(self.convolve(y, weights), spec.hard_swish)
+        weights = self.trained.convolution(f"{name}_depthwise", f"{name}_depthwise_bn")
+        pooled = self.config.align and spec.stride == 2
+        y = self.depthwise(y, weights, spec.stride, pooled=pooled, hard_swish=spec.hard_swish)
+        if spec.squeeze_excite and self.config.squeeze_excite:
+            y = self.squeeze_excite(y, f"{name}_se")
+        residual = spec.stride == 1 and x.value.shape[-1] == spec.out
+        weights = self.trained.convolution(f"{name}_project", f"{name}_project_bn")
+        out = self.convolve(y, weights, out_factor=x.factor if residual else 1.0)
+        return Scaled(x.value + out, x.factor) if residual else Scaled(out)
+
+    def squeeze_excite(self, x: Scaled, name: str) -> Scaled:
+        gate = Scaled(tf.reduce_mean(x.value, [1, 2], keepdims=True), x.factor)
+        gate = Scaled(tf.nn.relu(self.convolve(gate, self.trained.convolution(f"{name}_reduce"))))
+        y = self.convolve(gate, self.trained.convolution(f"{name}_expand"))
+        if "fold_hard_sigmoid" in self.rewrites:
+            return Scaled(x.value * tf.nn.relu6(y + 3.0), x.factor / 6.0)
+        return Scaled(x.value * (tf.nn.relu6(y + 3.0) * (1.0 / 6.0)), x.factor)
+
+    def activate(self, x: tf.Tensor, hard_swish: bool) -> Scaled:
+        if not hard_swish:
+            maximum = self.dialect.relu_max
+            if maximum is None:
+                return Scaled(tf.nn.relu(x))
+            return Scaled(tf.nn.relu6(x) if maximum == 6.0 else tf.clip_by_value(x, 0.0, maximum))
+        if "fold_hard_swish" in self.rewrites:
+            return Scaled(x * tf.nn.relu6(x + 3.0), 1.0 / 6.0)
+        return Scaled(x * (tf.nn.relu6(x + 3.0) * (1.0 / 6.0)))
+
+    # Pyramid and RPN
+
+    def pyramid(self, taps: Sequence[Scaled]) -> list[tf.Tensor]:
+        merged = []
+        for level, tap in enumerate(taps):
+            with scope(f"{TRUNK}/lateral{level}"):
+                merged.append(self.convolve(tap, self.trained.convolution(f"lateral{level}")))
+        for level in range(len(merged) - 2, -1, -1):
+            with scope(f"{TRUNK}/lateral{level}"):
+                merged[level] = self.add_upsampled(merged[level], merged[level + 1])
+        features = []
+        for level, x in enumerate(merged):
+            with scope(f"{TRUNK}/fpn{level}"):
+                features.append(self.pyramid_conv(x, f"fpn{level}", self.config.fpn_groups[level]))
+        return features
+
+    def add_upsampled(self, x: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
+        """x + coarse at twice its size: [1, 2H, 2W, C] and [1, H, W, C]."""
+        _, height, width, channels = coarse.shape
+        if "broadcast_upsampling" not in self.rewrites:
+            return x + tf.image.resize(coarse, [2 * height, 2 * width], "nearest")
+        blocks = tf.reshape(x, [height, 2, width, 2, channels])
+        total = blocks + tf.reshape(coarse, [height, 1, width, 1, channels])
+        return tf.reshape(total, [1, 2 * height, 2 * width, channels])
+
+    def pyramid_conv(self, x: tf.Tensor, name: str, groups: int) -> tf.Tensor:
+        """tinydet_tf.layers.blocks.pyramid_conv."""
+        if self.config.pyramid_conv == "conventional":
+            weights = self.trained.convolution(f"{name}_conv")
+            return self.convolve(Scaled(x), weights)
+        y = self.depthwise(Scaled(x), self.trained.convolution(f"{name}_depthwise"), 1).value
+        return self.grouped(y, self.trained.convolution(f"{name}_pointwise"), groups)
+
+    def grouped(self, x: tf.Tensor, weights: Convolution, groups: int) -> tf.Tensor:
+        kernel = weights.kernel
+        if "merge_groups" in self.rewrites:
+            kernel = merged_groups(kernel, groups)
+        return tf.nn.conv2d(x, kernel, 1, "VALID") + weights.shift
+
+    def rpn(self, feature: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x = tf.nn.relu(self.pyramid_conv(feature, "rpn_conv", self.config.rpn_groups))
+        score, box = self.trained.convolution("rpn_score"), self.trained.convolution("rpn_box")
+        if "join_rpn_outputs" not in self.rewrites:
+            return tuple(self.convolve(Scaled(x), w) for w in (score, box))
+        assert score.shift is not None and box.shift is not None
+        both = Convolution(
+            np.concatenate([score.kernel, box.kernel], -1), None, np.concatenate([score.shift, box.shift])
+        )
+        y = self.convolve(Scaled(x), both)
+        return y[..., : score.kernel.shape[-1]], y[..., score.kernel.shape[-1] :]
+
+    # Convolutions
+
+    def convolve(
+        self,
+        x: Scaled,
+        weights: Convolution,
+        *,
+        stride: int = 1,
+        out_factor: float = 1.0,
+    ) -> tf.Tensor:
+        """A dense conv; what it gives stands for itself times `out_factor`."""
+        if "fold_batch_norm" in self.rewrites:
+            weights = weights.folded(depthwise=False)
+        kernel, scale, shift = weights.kernel, weights.scale, weights.shift
+        kernel = (kernel * (x.factor / out_factor)).astype(np.float32)
+        value, padding = self.padded(x.value, kernel.shape[0], stride)
+        y = tf.nn.conv2d(value, kernel, stride, padding)
+        return _scale_and_shift(y, scale, None if shift is None else shift / np.float32(out_factor))
+
+    def depthwise(
+        self, x: Scaled, weights: Convolution, stride: int, *, pooled: bool = False, hard_swish: bool | None = None
+    ) -> Scaled:
+        """A depthwise conv, behind a 2x2 average pool if `pooled`, and an activation unless `hard_swish` is None."""
+
+        def activate(y: tf.Tensor) -> Scaled:
+            return Scaled(y) if hard_swish is None else self.activate(y, hard_swish)
+
+        if "fold_batch_norm" in self.rewrites:
+            weights = weights.folded(depthwise=True)
+        kernel = (weights.kernel * x.factor).astype(np.float32)
+        value = x.value
+        if pooled:
+            side = value.shape[1]
+            if "fuse_pool" in self.rewrites and fused(side, kernel.shape[0], weights.scale is not None):
+                if hard_swish:  # no conv takes it in: once, on the whole
+                    return activate(pool_and_convolve(value, kernel, weights.shift, tf.identity))
+                return Scaled(pool_and_convolve(value, kernel, weights.shift, lambda y: activate(y).value))
+            if "pool_as_depthwise" in self.rewrites:
+                quarter = np.full([2, 2, value.shape[-1], 1], 0.25, np.float32)
+                value = tf.nn.depthwise_conv2d(value, quarter, [1, 1, 1, 1], "VALID")
+            else:
+                value = tf.nn.avg_pool2d(value, 2, 1, "VALID")
+        value, padding = self.padded(value, kernel.shape[0], stride)
+        y = tf.nn.depthwise_conv2d(value, kernel, [1, stride, stride, 1], padding)
+        return activate(_scale_and_shift(y, weights.scale, weights.shift))
+
+    def padded(self, x: tf.Tensor, kernel: int, stride: int) -> tuple[tf.Tensor, str]:
+        """As tinydet_tf.layers.blocks pads."""
+        if stride == 1 or (x.shape[1] % 2 and x.shape[2] % 2):
+            return x, "SAME"
+        after = kernel // 2
+        before = [after if self.dialect.pads_before or side % 2 else after - 1 for side in x.shape[1:3]]
+        return tf.pad(x, [[0, 0], [before[0], after], [before[1], after], [0, 0]]), "VALID"
+
+
+def merged_groups(kernel: FloatArray, groups: int) -> FloatArray:
+    """A grouped pointwise kernel [1, 1, I / g, O] as fewer groups of at least NARROWEST_BLOCK inputs, with zeros.
+
+    As it was where it is wide enough, or where no number of groups between fits.
+    """
+    channels = kernel.shape[2] * groups
+    fitting = [n for n in range(groups, 1, -1) if groups % n == 0 and channels // n >= NARROWEST_BLOCK]
+    if groups == 1 or not fitting or fitting[0] == groups:
+        return kernel
+    return as_grouped(as_dense(kernel, groups), fitting[0])
+
+
+def _scale_and_shift(y: tf.Tensor, scale: np.ndarray | None, shift: np.ndarray | None) -> tf.Tensor:
+    y = y if scale is None else y * scale
+    return y if shift is None else y + shift

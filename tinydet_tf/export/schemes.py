@@ -1,0 +1,148 @@
+"""The schemes of quantization: what each makes of weights and activations, in which parts, from which ranges.
+
+Boxes, scores and coordinates (the scopes proposals, roi and final) are float in every scheme: one scale for all of them
+costs most of the AP. So is the input's normalization, which stands before the first convolution.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+from tinydet_lite.errors import UserError
+from tinydet_tf.export.scopes import HEAD, TABLE, TRUNK
+
+#: How a range comes out of what the calibration images gave (`calibration.ranges`).
+METHODS: dict[str, str] = {
+    "min_max": "from the smallest to the largest value of any image",
+    "moving_average": "min and max of each image, averaged as they come with a factor of 0.95",
+    "percentile": "what the 0.01th and the 99.99th percentile enclose",
+    "mse": "the clipping of the range whose rounding and clipping errors have the smallest mean square",
+}
+
+#: What a weight's scale is taken from: ai-edge-quantizer's algorithms.
+WEIGHT_SCALES: dict[str, str] = {
+    "min_max": "the largest weight of the channel",
+    "mse": "the channel's deviation, so that the largest weights are clipped",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheme:
+    """One way to quantize.
+
+    Attributes:
+      name: of the format that it is a form of, a key of FORMATS; it decides on the rewrites.
+      text: what it does and what for, one sentence.
+      weights: 'float32', 'float16' or 'int8' (per output channel, symmetric).
+      activation_bits: 8 or 16: convolutions and fully connected layers compute in integers from calibrated ranges;
+        'dynamic': in integers from ranges taken as the model runs, but for depthwise convolutions; None: in float.
+      parts: the scopes (of tensor names, see `scopes`) that are quantized, as regular expressions; () for all.
+      float_parts: scopes inside these that stay float.
+      wide_parts: scopes whose activations have 16 bits where the others have 8.
+      method: a key of METHODS.
+      weight_scales: a key of WEIGHT_SCALES.
+    """
+
+    name: str
+    text: str
+    weights: str
+    activation_bits: int | str | None = None
+    parts: tuple[str, ...] = ()
+    float_parts: tuple[str, ...] = ()
+    wide_parts: tuple[str, ...] = ()
+    method: str = "min_max"
+    weight_scales: str = "min_max"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"calibration method {self.method!r} does not exist; choose from {', '.join(METHODS)}")
+        if self.weight_scales not in WEIGHT_SCALES:
+            known = ", ".join(WEIGHT_SCALES)
+            raise UserError(f"weight scales {self.weight_scales!r} do not exist; choose from {known}")
+
+    @property
+    def needs_calibration(self) -> bool:
+        return isinstance(self.activation_bits, int)
+
+    def covers(self, tensor: str) -> bool:
+        """Whether an operator that writes a tensor of this name is to be quantized."""
+        inside = not self.parts or in_scopes(tensor, self.parts)
+        return inside and not in_scopes(tensor, self.float_parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as json gives them back: what identifies the scheme in a file of results."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+            if key != "text"
+        }
+
+
+def in_scopes(tensor: str, scopes: tuple[str, ...]) -> bool:
+    """Whether a tensor's name lies in one of the scopes. The names of what the converter fused are joined by ';'."""
+    return bool(scopes) and re.search(scope_pattern(scopes), tensor) is not None
+
+
+def scope_pattern(scopes: tuple[str, ...]) -> str:
+    """The regular expression on tensor names that `in_scopes` and the recipes search for.
+
+    A fused operator has the names of all that it does, its own last part first: the first decides.
+    """
+    return f"^(?:{'|'.join(scopes)})/"
+
+
+#: Where the weights are. Elsewhere constants compute coordinates and indices: rounded, they point past the features.
+WEIGHTED_PARTS = (TRUNK, HEAD)
+
+#: What is quantized from calibrated ranges. The table is the RoI stage's view of the features, which are int8 already.
+STATIC_PARTS = (TRUNK, TABLE, HEAD)
+
+#: What `export.py --format` takes.
+FORMATS: dict[str, Scheme] = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("float32", "as trained: the reference", "float32"),
+        Scheme(
+            "float16",
+            "weights stored in half precision, computed in float32: half the size, the speed of float32",
+            "float16",
+            parts=WEIGHTED_PARTS,
+        ),
+        Scheme(
+            "dynamic",
+            "weights in int8, activations float and quantized as the model runs: a third of the size, no calibration",
+            "int8",
+            "dynamic",
+            parts=WEIGHTED_PARTS,
+        ),
+        Scheme(
+            "int8",
+            "weights and activations in int8, ranges from calibration images; boxes, scores and coordinates in float: "
+            "the fast one",
+            "int8",
+            8,
+            parts=STATIC_PARTS,
+            method="percentile",  # the one that kept AP and APs on both models (docs/quantization.md)
+        ),
+        Scheme(
+            "int16",
+            "weights in int8, activations in 16 bits: nearly float32's numbers in int8's size, on slow kernels",
+            "int8",
+            16,
+            parts=STATIC_PARTS,
+        ),
+    )
+}
+
+
+def scheme_named(name: str) -> Scheme:
+    """The format's scheme.
+
+    Raises:
+      UserError: there is none; the message lists what there is.
+    """
+    if name not in FORMATS:
+        raise UserError(f"format {name!r} does not exist; choose from {', '.join(FORMATS)}")
+    return FORMATS[name]
