@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 from tinydet_lite.cli import run
@@ -20,6 +21,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", metavar="DIR", help="as in train.py (default: the embedded digits set)")
     parser.add_argument("--batch", type=int, default=16, metavar="N")
     parser.add_argument("--steps", type=int, default=8, metavar="N")
+    parser.add_argument("--parts", action="store_true", help="also what each part of a step costs (takes a while)")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count CPU seconds, on a machine that does other work too"
+    )
+    parser.add_argument(
+        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
+        help="override a config key, for example train.precision=mixed_bfloat16 (may be repeated)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="OUT")
     return parser.parse_args()
 
@@ -27,7 +36,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     given = [f"train.batch_size={args.batch}", "data.cache=false"]
-    config = load_config(args.config, variant=args.variant, assignments=given)
+    config = load_config(args.config, variant=args.variant, assignments=given + args.assignments)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=args.data))
 
     import tf_keras as keras
@@ -49,11 +58,20 @@ def main() -> None:
         training=True,
         **preparation(config.data),
     )
-    trainer = Trainer(TinyDet(config.model, data.num_classes), config.train)
+    trainer = Trainer(TinyDet(config.model, data.num_classes, precision=config.train.precision), config.train)
     trainer.compile(optimizer=make_optimizer(config.train, WarmupCosine(1e-3, 1e-5, 1000, 0, 0.0)))
-    result = measure_training(trainer, batches, batch_size=args.batch, steps=args.steps)
+    result = measure_training(
+        trainer,
+        batches,
+        batch_size=args.batch,
+        steps=args.steps,
+        parts=args.parts,
+        clock=time.process_time if args.cpu_time else time.perf_counter,
+    )
     print(f"TinyDet-{config.variant}, batch {args.batch}: {result.images_per_second:.1f} images a second")
     print(f"  whole step   {result.step * 1e3:8.0f} ms  ({result.step / result.trunk:.2f} x the trunk)")
+    for name, seconds in result.parts.items():
+        print(f"    {name:12} {seconds * 1e3:6.0f} ms  ({100 * seconds / result.step:.0f}%)")
     print(f"  trunk alone  {result.trunk * 1e3:8.0f} ms  (forward and backward)")
     print(f"  next batch   {result.input * 1e3:8.0f} ms  ({args.batch / result.input:.0f} images a second)")
     if args.json is not None:

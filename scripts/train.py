@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import time
 from pathlib import Path
 
 from tinydet_lite.cli import run
@@ -34,6 +35,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--init", type=Path, metavar="WEIGHTS",
         help="start from a run's, a file's or a backbone's weights: what matches by name and shape",
+    )  # fmt: skip
+    parser.add_argument(
+        "--qat", action="store_true",
+        help="go on with the rounding of the int8 .tflite, from --init RUN and, without --config, with RUN's own "
+        "configuration and data: a tenth of its epochs at a tenth of its learning rate (docs/qat.md)",
     )  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="RUN", help="the run folder (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the last whole epoch of --output")
@@ -64,17 +70,26 @@ def main() -> None:
         "data.val_images": args.val_images,
     }
     given = [assignment(key, value) for key, value in sources.items() if value is not None]
-    if args.resume and (args.config or args.variant or args.init or given):
+    if args.resume and (args.config or args.variant or args.init or args.qat or given):
         raise UserError("--resume goes on with the run's own configuration and data; give it --output and --set alone")
-    recipe = args.config
-    if recipe is None and not given and not args.resume:
+    if args.qat and args.init is None:
+        raise UserError("--qat goes on from trained weights; give --init RUN (train without --qat first)")
+    if args.qat and args.variant and args.config is None:
+        raise UserError("--qat takes the variant from --init; leave --variant out")
+    recipe, base = args.config, None
+    if args.qat and recipe is None:
+        from tinydet_tf.training.qat import qat_config  # it reads the weights file: TensorFlow cannot wait
+
+        base = qat_config(args.init, other_data=bool(given))
+    elif recipe is None and not given and not args.resume:
         recipe = DIGITS
     if args.resume and args.output is None:
         raise UserError("--resume needs --output, the run folder to go on with")
     config = Config()
     if not args.resume:
-        config = load_config(recipe, variant=args.variant, assignments=given + args.assignments)
-    name = args.config.stem if args.config else f"tinydet_{config.variant.lower()}"
+        assignments = given + ["train.qat=true"] * args.qat + args.assignments
+        config = load_config(recipe, variant=args.variant, assignments=assignments, base=base)
+    name = args.config.stem if args.config else f"tinydet_{config.variant.lower()}" + "_qat" * args.qat
     output = args.output or Path("runs") / name
 
     if args.strategy == "multiworker":
@@ -84,6 +99,7 @@ def main() -> None:
     from tinydet_tf.training.distribution import is_chief, open_strategy
     from tinydet_tf.training.run import train, uses_digits
     from tinydet_tf.training.run_folder import resumed_config
+    from tinydet_tf.training.summary import closing
     from tinydet_tf.weights import weights_file
 
     strategy = open_strategy(args.strategy)
@@ -91,18 +107,13 @@ def main() -> None:
     if args.resume:
         config = resumed_config(output, args.assignments)
     elif uses_digits(config.data):
-        print(f"No --data given: training on the embedded digits set with {recipe.name if recipe else 'the defaults'}.")
+        source = "the configuration of --init" if base else recipe.name if recipe else "the defaults"
+        print(f"No --data given: training on the embedded digits set with {source}.")
     init = weights_file(args.init) if args.init else None
+    start = time.monotonic()
     result = train(config, output, init=init, resume=args.resume, overwrite=args.overwrite, strategy=strategy)
-    if not is_chief(strategy):
-        return
-    best = result["best"]
-    if best:
-        print(f"Best epoch {best['epoch']}: AP {best['val_AP']:.3f}, AP50 {best['val_AP50']:.3f}, "
-              f"APs {best['val_APs']:.3f}")  # fmt: skip
-    print(f"The run is in {output}. Next:")
-    print(f"  python scripts/evaluate.py --model {output}{f' --data {args.data}' if args.data else ''}")
-    print(f"  python scripts/export.py --model {output} --output {output / 'model.tflite'}")
+    if is_chief(strategy):
+        print(closing(output, config, result, time.monotonic() - start))
 
 
 if __name__ == "__main__":

@@ -321,6 +321,7 @@ class DataConfig:
             raise UserError(f"data.augmentation is {self.augmentation!r}; choose {choices}")
 
 
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 _TRAIN_POSITIVE = (
     "epochs", "batch_size", "learning_rate", "clip_norm", "rpn_samples", "nms_pre", "proposals", "rcnn_samples",
     "validate_every", "early_stopping_patience", "reference_batch",
@@ -349,12 +350,15 @@ class TrainConfig:
     momentum: float = 0.9  # of sgd
     weight_decay: float = 0.01  # adamw: decoupled; sgd: L2, added to the gradient
     clip_norm: float = 35.0
+    #: Of the layers' arithmetic, named as Keras names its policies; weights, statistics, losses and boxes are float32.
+    precision: str = "float32"
     seed: int = 0
     validate_every: int = 1  # epochs
     early_stopping_patience: int | None = None  # validations without a better AP
     freeze_backbone: int = 0  # epochs at the start that train everything else alone
     #: Momentum of the weights' moving average, which is what is evaluated and kept; BN's statistics stay as they are.
     ema: float | None = None
+    qat: bool = False  # with the rounding of the int8 .tflite (training/qat.py); from trained weights
     # RPN
     rpn_positive_iou: float = 0.5
     rpn_negative_iou: float = 0.3
@@ -377,6 +381,10 @@ class TrainConfig:
             raise UserError("train.ema is 1, with which the average never moves; give less than 1, for example 0.999")
         if self.rcnn_sampling not in ("ohem", "random"):
             raise UserError(f"train.rcnn_sampling is {self.rcnn_sampling!r}; choose 'ohem' (the paper's) or 'random'")
+        if self.precision not in PRECISIONS:
+            raise UserError(f"train.precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+        if self.qat and self.precision != "float32":
+            raise UserError(f"train.precision is {self.precision}; with train.qat it has to be float32")
         if self.optimizer not in ("sgd", "adamw"):
             raise UserError(f"train.optimizer is {self.optimizer!r}; choose 'sgd' or 'adamw'")
 
@@ -412,7 +420,11 @@ _YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
 
 
 def load_config(
-    path: str | Path | None = None, *, variant: str | None = None, assignments: typing.Sequence[str] = ()
+    path: str | Path | None = None,
+    *,
+    variant: str | None = None,
+    assignments: typing.Sequence[str] = (),
+    base: Config | None = None,
 ) -> Config:
     """The configuration of a YAML file (or the defaults), then `key=value` assignments such as train.epochs=3.
 
@@ -420,11 +432,12 @@ def load_config(
       path: a YAML file with keys of `Config`; None for the defaults.
       variant: overrides the file's; its architecture is the base that the file's `model:` section changes.
       assignments: `section.key=value`, the value in YAML's syntax.
+      base: what to start from where there is no file; None for the defaults.
 
     Raises:
       UserError: a file that cannot be read, an unknown key (the nearest known one is suggested), a wrong type.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {} if base is None else base.to_dict()
     if path is not None:
         try:
             text = Path(path).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""How fast training runs: whole steps against the bare trunk, and the input pipeline stage by stage."""
+"""How fast training runs: whole steps against the bare trunk, a step part by part, the input pipeline by stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.data.pipeline import image_rows, make_samples, make_stages
-from tinydet_tf.training.trainer import Batch, Trainer
+from tinydet_tf.training.trainer import LOSSES, PARTS, Batch, Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +25,14 @@ class Throughput:
       step: forward, targets, OHEM, backward and update, batch in hand.
       trunk: forward and backward of backbone, FPN and RPN alone, the least that any training costs.
       input: waiting for the next batch of the input pipeline, read flat out.
+      parts: what each part of a step costs, see `measure_training`; empty where they were not measured.
     """
 
     batch_size: int
     step: float
     trunk: float
     input: float
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def images_per_second(self) -> float:
@@ -38,44 +40,86 @@ class Throughput:
         return self.batch_size / max(self.step, self.input)
 
 
-def measure_training(trainer: Trainer, batches: tf.data.Dataset, *, batch_size: int, steps: int) -> Throughput:
+def measure_training(
+    trainer: Trainer,
+    batches: tf.data.Dataset,
+    *,
+    batch_size: int,
+    steps: int,
+    parts: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Throughput:
     """Times a compiled trainer.
 
     Args:
       trainer: compiled; its weights change.
       batches: of the input pipeline.
       steps: timed, after two warm-up steps.
+      parts: also of a step: its parts one after the other, "backward" and "update" (which clips too). The step is run
+        up to its first part, its first two, and so on, interleaved; a part costs what it adds to the median, which
+        for the smallest ones may be less than the noise.
+      clock: in seconds. `time.process_time` on a machine that does other work too; then `input` means little.
     """
     detector = trainer.detector
 
-    @tf.function
-    def trunk(images: tf.Tensor) -> list[tf.Tensor]:
+    @tf.function(autograph=False)
+    def trunk(batch: Batch) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            features = detector.features(images, training=True)
+            features = detector.features(batch["images"], training=True)
             logits, deltas = detector.rpn(features)
             loss = tf.add_n([tf.reduce_mean(tf.square(t)) for t in (*features, *logits, *deltas)])
         return tape.gradient(loss, detector.pyramid.trainable_variables + detector.rpn_head.trainable_variables)
 
-    step = tf.function(trainer.train_step)
+    functions = {"step": tf.function(trainer.train_step), "trunk": trunk}
     source: Iterator[Batch] = itertools.chain.from_iterable(itertools.repeat(batches))
-    times: dict[str, list[float]] = {"step": [], "trunk": [], "input": []}
+    prefixes = _prefixes(trainer) if parts else {}
+    functions.update(prefixes)
+    times: dict[str, list[float]] = {name: [] for name in (*functions, "input")}
 
     def timed(name: str, call: Callable[[], Any]) -> Any:
-        start = time.perf_counter()
+        start = clock()
         result = call()
         tf.nest.map_structure(lambda t: t.numpy() if tf.is_tensor(t) else t, result)
-        times[name].append(time.perf_counter() - start)
+        times[name].append(clock() - start)
         return result
 
     for _ in range(steps + 2):
         batch = timed("input", lambda: next(source))
-        timed("step", functools.partial(step, batch))
-        timed("trunk", functools.partial(trunk, batch["images"]))
+        for name, function in functions.items():
+            timed(name, functools.partial(function, batch))
     # Read in a row, so that the time spent in the steps has not filled the prefetch buffer.
     times["input"] = []
     for _ in range(steps + 2):
         timed("input", lambda: next(source))
-    return Throughput(batch_size, **{name: statistics.median(values[2:]) for name, values in times.items()})
+    medians = {name: statistics.median(values[2:]) for name, values in times.items()}
+    totals = [medians[name] for name in prefixes] + ([medians["step"]] if parts else [])
+    costs = [now - before for now, before in zip(totals, [0.0, *totals], strict=False)]
+    return Throughput(
+        batch_size,
+        medians["step"],
+        medians["trunk"],
+        medians["input"],
+        dict(zip([*prefixes, "update"] if parts else [], costs, strict=True)),
+    )
+
+
+def _prefixes(trainer: Trainer) -> dict[str, Callable[[Batch], Any]]:
+    """A training step up to the end of each of its parts, without the update of the weights."""
+
+    def up_to(count: int) -> Callable[[Batch], Any]:
+        def run(batch: Batch) -> list[Any]:
+            return [value for _, value in itertools.islice(trainer.parts(batch), count)]
+
+        return tf.function(run, autograph=False)
+
+    @tf.function(autograph=False)
+    def backward(batch: Batch) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            results = trainer.compute_losses(batch)
+            loss = tf.add_n([results[name] for name in LOSSES])
+        return tape.gradient(loss, trainer.detector.trainable_variables)
+
+    return {**{name: up_to(count) for count, name in enumerate(PARTS, 1)}, "backward": backward}
 
 
 def measure_stages(dataset: CocoDataset, *, images: int, repeats: int = 3, **arguments: Any) -> dict[str, float]:

@@ -6,7 +6,8 @@ B images of S x S pixels, L pyramid levels finest first, P proposals an image, R
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import tensorflow as tf
@@ -19,13 +20,28 @@ from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.layers.psroi_align import psroi_align, psroi_align_gather
 from tinydet_tf.model.backbone import backbone, normalize
 from tinydet_tf.model.fpn import tiny_fpn
-from tinydet_tf.model.proposals import select_proposals
+from tinydet_tf.model.proposals import select_proposals, select_proposals_of_batch
 from tinydet_tf.model.rcnn import rcnn_head
 from tinydet_tf.model.rpn import tiny_rpn
 
 
+@contextmanager
+def layer_precision(policy: str) -> Iterator[None]:
+    """The Keras policy of the layers that are made inside."""
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+
+
 class TinyDet(keras.Model):
     """The detector. Build it with `build_detector`.
+
+    Args:
+      precision: Keras' policy for the layers: "float32", "mixed_bfloat16" or "mixed_float16". Weights, batch
+        normalization's statistics, logits, deltas and boxes are float32 in each.
 
     Attributes:
       config: the architecture.
@@ -34,10 +50,18 @@ class TinyDet(keras.Model):
       anchors: a level float32 [A, 4], inclusive pixels.
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int, *, batch_norm: BatchNorm | None = None) -> None:
+    def __init__(
+        self, config: ModelConfig, num_classes: int, *, batch_norm: BatchNorm | None = None, precision: str = "float32"
+    ) -> None:
         super().__init__(name="tinydet")
         self.config, self.num_classes = config, num_classes
-        batch_norm = batch_norm or BatchNorm()
+        with layer_precision(precision):
+            self._build(batch_norm or BatchNorm())
+        self.anchors = all_anchors(config.level_sizes, config.strides, config.anchor_scale, config.anchor_ratios)
+        self.built = True
+
+    def _build(self, batch_norm: BatchNorm) -> None:
+        config = self.config
         images = keras.Input([config.input_size, config.input_size, 3], name="normalized_images")
         taps = backbone(
             images,
@@ -50,9 +74,7 @@ class TinyDet(keras.Model):
         levels = tiny_fpn(taps, config.channels, config.fpn_groups, config.pyramid_conv)
         self.pyramid = keras.Model(images, levels, name="pyramid")
         self.rpn_head = tiny_rpn(config.channels, config.rpn_groups, config.num_ratios, config.pyramid_conv)
-        self.rcnn_head = rcnn_head(config.channels, config.rcnn_hidden, num_classes)
-        self.anchors = all_anchors(config.level_sizes, config.strides, config.anchor_scale, config.anchor_ratios)
-        self.built = True
+        self.rcnn_head = rcnn_head(config.channels, config.rcnn_hidden, self.num_classes)
 
     def get_config(self) -> dict[str, Any]:
         """Plain values; `from_config` builds an equal detector with fresh weights."""
@@ -95,27 +117,16 @@ class TinyDet(keras.Model):
           rois float32 [B, P, 4] inclusive pixels, best first, and valid float32 [B, P], 0 for padding.
         """
         config = self.config
-
-        def one(image: tuple[list[tf.Tensor], list[tf.Tensor]]) -> tuple[tf.Tensor, tf.Tensor]:
-            return select_proposals(
-                image[0],
-                image[1],
-                self.anchors,
-                image_size=config.input_size,
-                nms_pre=nms_pre or config.nms_pre_test,
-                max_proposals=max_proposals or config.proposals_test,
-                iou_threshold=config.proposal_nms_iou,
-            )
-
-        if logits[0].shape[0] == 1:  # no loop: what is exported
-            rois, valid = one((list(logits), list(deltas)))
+        options: dict[str, Any] = {
+            "image_size": config.input_size,
+            "nms_pre": nms_pre or config.nms_pre_test,
+            "max_proposals": max_proposals or config.proposals_test,
+            "iou_threshold": config.proposal_nms_iou,
+        }
+        if logits[0].shape[0] == 1:  # what is exported
+            rois, valid = select_proposals(logits, deltas, self.anchors, **options)
             return rois[None], valid[None]
-        return tf.map_fn(
-            one,
-            (list(logits), list(deltas)),
-            fn_output_signature=(tf.float32, tf.float32),
-            parallel_iterations=16,
-        )
+        return select_proposals_of_batch(logits, deltas, self.anchors, **options)
 
     def pool(self, features: Sequence[tf.Tensor], rois: tf.Tensor) -> tf.Tensor:
         """PSRoIAlign: rois [R, 5] (batch index, x1, y1, x2, y2) -> [R, 245] in (channel, row, column) order."""

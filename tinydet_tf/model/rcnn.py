@@ -17,8 +17,11 @@ def rcnn_head(channels: int, hidden: int, num_classes: int) -> Any:
     pooled = keras.Input([channels], name="pooled")
     x = keras.layers.Dense(hidden, kernel_initializer=keep_variance(2.0), name="rcnn_fc")(pooled)
     x = keras.layers.ReLU(name="rcnn_relu")(x)
-    logits = keras.layers.Dense(
-        num_classes + 1, kernel_initializer=keras.initializers.RandomNormal(stddev=0.01), name="rcnn_score"
-    )(x)
-    deltas = keras.layers.Dense(4, kernel_initializer=keras.initializers.RandomNormal(stddev=0.001), name="rcnn_box")(x)
+
+    def output(units: int, stddev: float, name: str) -> Any:
+        # Scores and boxes are float32 whatever the precision of the rest.
+        normal = keras.initializers.RandomNormal(stddev=stddev)
+        return keras.layers.Dense(units, kernel_initializer=normal, dtype="float32", name=name)(x)
+
+    logits, deltas = output(num_classes + 1, 0.01, "rcnn_score"), output(4, 0.001, "rcnn_box")
     return keras.Model(pooled, [logits, deltas], name="rcnn_head")

@@ -21,6 +21,7 @@ def tiny_rpn(channels: int, groups: int, num_ratios: int, kind: str) -> Any:
     features = keras.Input([None, None, channels], name="features")
     x = pyramid_conv(features, channels, groups, "rpn_conv", kind=kind, gain=2.0)
     x = keras.layers.ReLU(name="rpn_relu")(x)
-    logits = conv2d(x, num_ratios, "rpn_score", bias=True, kernel_initializer=normal())
-    deltas = conv2d(x, 4 * num_ratios, "rpn_box", bias=True, kernel_initializer=normal())
+    # Scores and boxes are float32 whatever the precision of the rest.
+    logits = conv2d(x, num_ratios, "rpn_score", bias=True, kernel_initializer=normal(), dtype="float32")
+    deltas = conv2d(x, 4 * num_ratios, "rpn_box", bias=True, kernel_initializer=normal(), dtype="float32")
     return keras.Model(features, [logits, deltas], name="rpn_head")

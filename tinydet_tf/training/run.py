@@ -7,7 +7,7 @@ for TensorBoard, and backup/ with the optimizer's state, from which `resume` goe
 from __future__ import annotations
 
 import logging
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tinydet_tf.data.pipeline import build_pipeline, line_of_user_error
 from tinydet_tf.evaluation import match_classes
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.training.board import CANDIDATES_OF
 from tinydet_tf.training.callbacks import DIVERGED, History, make_callbacks
 from tinydet_tf.training.distribution import (
     PlainCopy,
@@ -31,9 +32,11 @@ from tinydet_tf.training.distribution import (
     wait_for_all,
     worker,
 )
+from tinydet_tf.training.progress import Progress
+from tinydet_tf.training.qat import OBSERVED, QuantizedDetector, check_qat, check_qat_weights
 from tinydet_tf.training.run_folder import METRICS, check_folder, clear_folder, finished_epochs, prepare_folder
 from tinydet_tf.training.schedule import WarmupCosine
-from tinydet_tf.training.trainer import Trainer
+from tinydet_tf.training.trainer import Batch, Trainer
 from tinydet_tf.weights import Initialized, initialize, save_weights, with_classes
 
 _LOG = logging.getLogger(__name__)
@@ -93,7 +96,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     strategy: Any = None,
-    verbose: int | None = None,
+    verbose: int = 1,
 ) -> dict[str, Any]:
     """Trains and leaves a run folder.
 
@@ -109,8 +112,7 @@ def train(
       overwrite: replace a run that is there.
       strategy: what `open_strategy` gives; None: one device. All workers call this with the same arguments, and the
         folder is one that all of them see: the chief writes it, and everybody resumes from it.
-      verbose: Keras': 0 silent, 1 a progress bar, 2 a line an epoch; None: the bar on a terminal, else the line, and
-        silent in workers that are not the chief.
+      verbose: 0: print nothing; 1: the chief prints a line an epoch and, on a terminal, shows a bar (progress.py).
 
     Returns:
       The last line of metrics.json's history and the best one: {"last": {...}, "best": {...}}.
@@ -139,6 +141,7 @@ def train(
     config = with_classes(config, train_data.class_names, train_data.category_ids)
     recipe = config.train
     finished = finished_epochs(folder) if resume else 0
+    check_qat(config, init=init, resumed_epochs=finished if resume else None, replicas=replicas)
     if recipe.freeze_backbone and init is None and not resume:
         _LOG.warning("train.freeze_backbone without --init trains on a backbone that has learnt nothing")
     if recipe.freeze_backbone >= recipe.epochs:
@@ -163,18 +166,38 @@ def train(
     steps = len(train_data.images) // recipe.batch_size
     with strategy.scope():
         batch_norm = BatchNorm(synchronized=replicas > 1)
-        detector = TinyDet(config.model, len(config.class_names), batch_norm=batch_norm)
+        detector = TinyDet(config.model, len(config.class_names), batch_norm=batch_norm, precision=recipe.precision)
     if init is not None and not resume:
-        report_start(initialize(detector, init, variant=config.variant), init)
+        started = initialize(detector, init, variant=config.variant)
+        if recipe.qat:
+            check_qat_weights(config, started, init)
+        report_start(started, init)
     copy = PlainCopy(detector, strategy, averaged=recipe.ema is not None)
+    trained, measured = detector, copy.detector
+    if recipe.qat:
+        trained = QuantizedDetector(detector)
+        measured = QuantizedDetector(copy.detector, trained.ranges)
+        if not resume:  # otherwise the backup has them
+            trained.observe(batch["images"] for batch in first_batches(config, train_data, OBSERVED))
     if chief:
         prepare_folder(folder, config, resume=resume)
     with strategy.scope():
-        trainer = RunTrainer(detector, config, copy)
+        trainer = RunTrainer(trained, config, copy)
         trainer.compile(optimizer=make_optimizer(recipe, make_schedule(recipe, steps)))
-    if verbose is None:
-        verbose = (1 if sys.stdout.isatty() else 2) if chief else 0
-    callbacks = make_callbacks(folder, config, val_data, detector, copy, history, strategy)
+    progress = Progress(recipe.epochs, finished, steps, recipe.batch_size) if verbose and chief else None
+    callbacks = make_callbacks(
+        folder,
+        config,
+        val_data,
+        detector,
+        copy,
+        history,
+        strategy,
+        steps=steps,
+        load_batch=lambda: fixed_batch(config, train_data),
+        progress=progress,
+        measured=measured,
+    )
     try:
         wait_for_all(strategy)  # nobody looks for a backup in a folder that is being cleared
         trainer.fit(
@@ -182,7 +205,7 @@ def train(
             epochs=recipe.epochs,
             steps_per_epoch=None if replicas == 1 else steps,
             callbacks=callbacks,
-            verbose=verbose,
+            verbose=0,
         )
     except (UserError, tf.errors.OpError) as error:
         if chief and not resume and not history.entries:
@@ -191,7 +214,36 @@ def train(
         if reason is None:
             raise
         raise UserError(reason) from error
+    finally:
+        if progress is not None:
+            progress.close()
+    if recipe.qat:
+        from tinydet_tf.training.qat_ranges import keep_ranges  # the exporter: a plain run does without
+
+        keep_ranges(folder, train_data)
     return history.summary()
+
+
+def fixed_batch(config: Config, train_data: CocoDataset) -> Batch:
+    """A batch of the first epoch's images, at most CANDIDATES_OF, as they are trained on; the same in every process."""
+    size = min(config.train.batch_size, CANDIDATES_OF)
+    return next(iter(first_batches(config, train_data, size, batch_size=size)))
+
+
+def first_batches(
+    config: Config, train_data: CocoDataset, images: int, *, batch_size: int | None = None
+) -> Iterator[Batch]:
+    """The first epoch's batches, of `images` images or all, as they are trained on; the same in every process."""
+    size = batch_size or config.train.batch_size
+    pipeline = build_pipeline(
+        train_data,
+        input_size=config.model.input_size,
+        batch_size=size,
+        training=True,
+        seed=config.train.seed,
+        **{**preparation(config.data), "cache": False},
+    )
+    yield from map(dict, pipeline.take(-(-images // size)))
 
 
 def add_in_order() -> None:
@@ -254,8 +306,13 @@ def make_optimizer(recipe: TrainConfig, schedule: WarmupCosine) -> Any:
     """SGD with momentum as the paper (its weight decay is in the train step), or AdamW."""
     average: dict[str, Any] = {} if recipe.ema is None else {"use_ema": True, "ema_momentum": recipe.ema}
     if recipe.optimizer == "adamw":
-        return keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, **average)
-    return keras.optimizers.SGD(schedule, momentum=recipe.momentum, **average)
+        optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, **average)
+    else:
+        optimizer = keras.optimizers.SGD(schedule, momentum=recipe.momentum, **average)
+    if recipe.precision == "mixed_float16":
+        # float16 has no numbers below 6e-8: losses are scaled up, and a step whose gradient is not finite is left out.
+        return keras.mixed_precision.LossScaleOptimizer(optimizer)
+    return optimizer
 
 
 def make_schedule(recipe: TrainConfig, steps: int) -> WarmupCosine:

@@ -14,9 +14,11 @@ from tinydet_tf.config import Config, load_config, save_config
 from tinydet_tf.weights import BEST, LAST
 
 CONFIG, METRICS, LOGS, BACKUP = "config.yaml", "metrics.json", "logs", "backup"
+#: The ranges that a quantization-aware run keeps for its int8 export (qat_ranges.py).
+CALIBRATION = "calibration.json"
 #: What a resumed run may change.
 RESUMABLE = ("train.epochs", "train.validate_every", "train.early_stopping_patience")
-_OURS = (CONFIG, METRICS, LOGS, BACKUP, BEST, LAST)
+_OURS = (CONFIG, METRICS, LOGS, BACKUP, BEST, LAST, CALIBRATION)
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:

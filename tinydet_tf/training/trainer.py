@@ -5,7 +5,8 @@ B images, A anchors of all levels, P proposals, G padded ground truths, S sample
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,13 +18,35 @@ from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training import losses
 from tinydet_tf.training.assign import Assignment, assign
 from tinydet_tf.training.distribution import sum_over_replicas
-from tinydet_tf.training.sample import RCNN_SEED, RPN_SEED, random_priority, sample
+from tinydet_tf.training.sample import RCNN_SEED, RPN_SEED, Samples, random_priority, sample
 
 Batch = dict[str, tf.Tensor]
 
 _ASSIGNMENT = Assignment(
     tf.TensorSpec([None], tf.bool), tf.TensorSpec([None], tf.bool), tf.TensorSpec([None], tf.int32)
 )
+
+
+LOSSES = ("rpn_score", "rpn_box", "rcnn_score", "rcnn_box")
+#: Of what is trained on, means an image.
+COUNTS = ("rpn_positives", "rpn_negatives", "rcnn_positives", "rcnn_negatives")
+#: Of the forward pass, in their order. The candidates' part finds what each RoI answers for, and chooses (OHEM).
+PARTS = ("forward", "RPN losses", "proposals", "candidates", "R-CNN losses")
+
+
+class _Candidates(NamedTuple):
+    """RoIs of a batch, ground truth first.
+
+    rois: [B, G + P, 4]; assigned: bool [B, G + P], to an object or the background; matched: int32, the object's row;
+    labels: int32, 0 is the background; priority: float32, of sampling: OHEM's loss; chosen: of these RoIs.
+    """
+
+    rois: tf.Tensor
+    assigned: tf.Tensor
+    matched: tf.Tensor
+    labels: tf.Tensor
+    priority: tf.Tensor
+    chosen: Samples
 
 
 class Trainer(keras.Model):
@@ -43,8 +66,7 @@ class Trainer(keras.Model):
         last = detector.config.input_size - 1
         # Anchors that leave the image are not trained on.
         self.anchors_inside = (self.anchors >= 0).all(1) & (self.anchors <= last).all(1)
-        names = ("loss", "rpn_score", "rpn_box", "rcnn_score", "rcnn_box", "rpn_positives", "rcnn_positives")
-        self.means = {name: keras.metrics.Mean(name=name) for name in names}
+        self.means = {name: keras.metrics.Mean(name=name) for name in ("loss", *LOSSES, *COUNTS)}
         self.built = True
         self.distribute_reduction_method = "first"  # what a step returns is the same in every replica
 
@@ -60,19 +82,35 @@ class Trainer(keras.Model):
         return self.detector(images, training=training)
 
     def compute_losses(self, batch: Batch, training: bool = True) -> dict[str, tf.Tensor]:
-        """The four losses and the number of positives an image of both stages, each a float32 scalar: this replica's
-        share, and over all replicas they sum up to the batch's."""
+        """The four losses, and the numbers of positives and negatives an image that both stages are trained on, each a
+        float32 scalar: this replica's share, and over all replicas they sum up to the batch's."""
+        *_, (_, results) = self.parts(batch, training)
+        return results
+
+    def parts(self, batch: Batch, training: bool = True) -> Iterator[tuple[str, Any]]:
+        """The forward pass: the name of each of PARTS and what it computes, the last one all of `compute_losses`."""
+        names = iter(PARTS)
         features = self.detector.features(batch["images"], training=training)
         logits, deltas = self.detector.rpn(features)
+        yield next(names), (features, logits, deltas)
         results = self._rpn_losses(logits, deltas, batch)
-        rois, valid = self.detector.proposals(
-            [tf.stop_gradient(level) for level in logits],
-            [tf.stop_gradient(level) for level in deltas],
-            nms_pre=self.config.nms_pre,
-            max_proposals=self.config.proposals,
+        yield next(names), results
+        proposals = self._proposals(logits, deltas)
+        yield next(names), proposals
+        candidates = self._candidates(features, *proposals, batch)
+        yield next(names), candidates
+        yield next(names), {**results, **self._rcnn_losses(features, candidates, batch)}
+
+    def candidate_losses(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """What OHEM chooses by, as the network is in evaluation: the class losses of all RoIs that are assigned, and of
+        those that are chosen, float32 [n] and [m]. Changes nothing."""
+        features = self.detector.features(batch["images"], training=False)
+        found = self._candidates(features, *self._proposals(*self.detector.rpn(features)), batch)
+        chosen = tf.gather(found.priority, found.chosen.index, batch_dims=1)
+        return (
+            tf.boolean_mask(found.priority, found.assigned),
+            tf.boolean_mask(chosen, found.chosen.weight > 0.0),
         )
-        results.update(self._rcnn_losses(features, tf.stop_gradient(rois), valid > 0.0, batch))
-        return results
 
     def _rpn_losses(self, logits: list[tf.Tensor], deltas: list[tf.Tensor], batch: Batch) -> dict[str, tf.Tensor]:
         config, count = self.config, tf.shape(batch["gt_boxes"])[0]
@@ -114,13 +152,26 @@ class Trainer(keras.Model):
                 losses.RPN_BETA,
             ),
             "rpn_positives": _per_image(chosen.positive),
+            "rpn_negatives": _per_image(~chosen.positive & (chosen.weight > 0.0)),
         }
 
-    def _rcnn_losses(
-        self, features: list[tf.Tensor], rois: tf.Tensor, valid: tf.Tensor, batch: Batch
-    ) -> dict[str, tf.Tensor]:
+    def _proposals(self, logits: list[tf.Tensor], deltas: list[tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+        """[B, P, 4] and whether each is one, bool [B, P]. No gradient."""
+        proposals, valid = self.detector.proposals(
+            [tf.stop_gradient(level) for level in logits],
+            [tf.stop_gradient(level) for level in deltas],
+            nms_pre=self.config.nms_pre,
+            max_proposals=self.config.proposals,
+        )
+        return tf.stop_gradient(proposals), valid > 0.0
+
+    def _candidates(
+        self, features: list[tf.Tensor], proposals: tf.Tensor, valid: tf.Tensor, batch: Batch
+    ) -> _Candidates:
+        """The RoIs of a batch, and which of them the R-CNN is trained on."""
         config = self.config
-        rois = tf.concat([batch["gt_boxes"], rois], 1)  # ground truth joins the proposals: [B, G + P, 4]
+        # Ground truth joins the proposals: [B, G + P, 4].
+        rois = tf.concat([batch["gt_boxes"], proposals], 1)
         usable = tf.concat([batch["gt_mask"], valid], 1)
 
         def one(image: tuple[tf.Tensor, ...]) -> Assignment:
@@ -148,9 +199,13 @@ class Trainer(keras.Model):
             count=config.rcnn_samples,
             max_positive=int(config.rcnn_samples * config.rcnn_positive_fraction),
         )
-        kept = tf.gather(rois, chosen.index, batch_dims=1)  # [B, S, 4]
+        return _Candidates(rois, positive | negative, matched, labels, priority, chosen)
+
+    def _rcnn_losses(self, features: list[tf.Tensor], candidates: _Candidates, batch: Batch) -> dict[str, tf.Tensor]:
+        chosen, labels = candidates.chosen, candidates.labels
+        kept = tf.gather(candidates.rois, chosen.index, batch_dims=1)  # [B, S, 4]
         logits, deltas = self.detector.rcnn(features, _with_batch_index(kept))
-        gt_index = tf.gather(matched, chosen.index, batch_dims=1)
+        gt_index = tf.gather(candidates.matched, chosen.index, batch_dims=1)
         targets = encode(kept, tf.gather(batch["gt_boxes"], gt_index, batch_dims=1), RCNN_STDS)
         weight, is_positive = tf.reshape(chosen.weight, [-1]), tf.reshape(chosen.positive, [-1])
         kept_labels = tf.reshape(tf.gather(labels, chosen.index, batch_dims=1), [-1])
@@ -158,21 +213,28 @@ class Trainer(keras.Model):
             "rcnn_score": losses.class_loss(logits, kept_labels, weight),
             "rcnn_box": losses.box_loss(deltas, tf.reshape(targets, [-1, 4]), is_positive, weight, losses.RCNN_BETA),
             "rcnn_positives": _per_image(chosen.positive),
+            "rcnn_negatives": _per_image(~chosen.positive & (chosen.weight > 0.0)),
         }
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         super().compile(*args, **kwargs)
         # Slots that the first step would make mean that Keras traces it twice: ten seconds at every start.
         self.optimizer.build(self.detector.trainable_variables)
+        self._scales_loss = hasattr(self.optimizer, "get_scaled_loss")  # a LossScaleOptimizer, for mixed_float16
 
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking takes seconds
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         with tf.GradientTape() as tape:
             results = self.compute_losses(batch, training=True)
             loss = results["rpn_score"] + results["rpn_box"] + results["rcnn_score"] + results["rcnn_box"]
+            scaled = self.optimizer.get_scaled_loss(loss) if self._scales_loss else loss
         variables = self.detector.trainable_variables
-        # Summed here, not in the optimizer: what is clipped is the gradient of the whole batch.
-        gradients = sum_over_replicas(tape.gradient(loss, variables))
+        gradients = tape.gradient(scaled, variables)
+        if self._scales_loss:
+            gradients = self.optimizer.get_unscaled_gradients(gradients)
+        # Summed here, not in the optimizer: what is clipped is the gradient of the whole batch. One that is not finite
+        # stays so, and a LossScaleOptimizer then leaves out the step.
+        gradients = sum_over_replicas(gradients)
         gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm)
         if self.config.optimizer == "sgd":
             # L2 as the paper's optimizer has it: added to the clipped gradient, in front of the momentum.

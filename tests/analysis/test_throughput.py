@@ -1,0 +1,72 @@
+"""What the timing of a training step adds up to, with a trainer that computes next to nothing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+import tensorflow as tf
+
+from tinydet_tf.analysis.throughput import measure_training
+from tinydet_tf.training.trainer import LOSSES, PARTS
+
+
+class Head:
+    trainable_variables: ClassVar[list[Any]] = []
+
+
+class Detector:
+    """One weight."""
+
+    def __init__(self) -> None:
+        self.weight = tf.Variable(2.0)
+        self.trainable_variables = [self.weight]
+        self.pyramid, self.rpn_head = self, Head()
+
+    def features(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
+        return [images * self.weight]
+
+    def rpn(self, features: list[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        return features, features
+
+
+class Trainer:
+    def __init__(self) -> None:
+        self.detector = Detector()
+        self.reached: list[int] = []
+
+    def parts(self, batch: dict[str, tf.Tensor], training: bool = True) -> Iterator[tuple[str, Any]]:
+        for count, name in enumerate(PARTS, 1):
+            self.reached.append(count)
+            yield name, dict.fromkeys(LOSSES, tf.reduce_sum(batch["images"] * self.detector.weight))
+
+    def compute_losses(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        *_, (_, results) = self.parts(batch)
+        return results
+
+    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return self.compute_losses(batch)
+
+
+def test_parts_add_up_to_the_step() -> None:
+    trainer: Any = Trainer()
+    ticks = itertools.count()
+    batches = tf.data.Dataset.from_tensors({"images": tf.ones([2, 3])})
+    result = measure_training(
+        trainer, batches, batch_size=2, steps=1, parts=True, clock=lambda: float(next(ticks)) ** 2
+    )
+    assert list(result.parts) == [*PARTS, "backward", "update"]
+    assert sum(result.parts.values()) == pytest.approx(result.step)
+    assert result.images_per_second == 2 / max(result.step, result.input)
+    # The step runs to its end, a prefix no further than to the end of its part.
+    ends = [a for a, b in zip(trainer.reached, [*trainer.reached[1:], 1], strict=True) if b == 1]
+    assert sorted(ends) == [1, 2, 3, 4, 5, 5, 5]
+
+
+def test_without_parts() -> None:
+    trainer: Any = Trainer()
+    batches = tf.data.Dataset.from_tensors({"images": tf.ones([2, 3])})
+    result = measure_training(trainer, batches, batch_size=2, steps=2)
+    assert result.parts == {} and result.step > 0 and result.trunk > 0

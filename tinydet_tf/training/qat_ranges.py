@@ -1,0 +1,132 @@
+"""What a quantization-aware run keeps for its int8 export: the ranges of the exported graph's tensors.
+
+They are measured at the end of the run, on training images, with the float graph that the int8 .tflite is made of and
+the best weights: the run's own ranges know the detector's layers, these know the tensors of whatever form the exporter
+rewrites the layers to. The file is calibration.json in the run folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tinydet_lite.errors import UserError
+from tinydet_lite.files import atomic_write
+from tinydet_tf.config import Config
+from tinydet_tf.data.coco import CocoDataset
+from tinydet_tf.export.calibration import Observation, Samples, load_samples, observe, ranges
+from tinydet_tf.export.convert import POSTPROCESSES, Exported, to_flatbuffer, with_metadata
+from tinydet_tf.export.graph import HostGraph
+from tinydet_tf.export.quantize import observed_tensors, quantize
+from tinydet_tf.export.rewrites import rewrites_for
+from tinydet_tf.export.schemes import FORMATS
+from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.training.run_folder import CALIBRATION
+from tinydet_tf.weights import load_detector, weights_file
+
+_LOG = logging.getLogger(__name__)
+
+
+def keep_ranges(folder: Path, train_data: CocoDataset) -> None:
+    """Measures the ranges of a run's best weights and writes them into its folder.
+
+    Where an image does not decode it warns instead: the run is done, and its export can still be calibrated.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    detector, config = load_detector(folder)
+    try:
+        samples = load_samples(train_data, config.model.input_size)
+    except UserError as error:
+        _LOG.warning("no ranges are kept for the int8 export (%s); give export.py images to calibrate with", error)
+        return
+    model = _int8_graph(detector)
+    method = FORMATS["int8"].method
+    found = ranges(observe(model, samples, observed_tensors(model)), method)
+    content = {
+        "weights_sha256": _digest(weights_file(folder)),
+        "method": method,
+        "source": samples.source,
+        "seed": samples.seed,
+        "image_ids": samples.image_ids,
+        "files": samples.files,
+        "ranges": found,
+    }
+    atomic_write(folder / CALIBRATION, (json.dumps(content, indent=1) + "\n").encode())
+    _LOG.info("ranges of %d tensors, from %s: export.py --format int8 needs no images", len(found), samples.source)
+
+
+def kept_ranges(model: Path) -> tuple[Samples, dict[str, Observation]] | None:
+    """What `export_int8` takes: where the ranges are from, and each tensor's; None where nothing was kept.
+
+    Args:
+      model: RUN or WEIGHTS in its folder, as `export.py --model` takes it.
+
+    Raises:
+      UserError: the file is damaged or of other weights.
+    """
+    weights = weights_file(model)
+    path = weights.parent / CALIBRATION
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        digest, found = content["weights_sha256"], content["ranges"]
+        samples = Samples(
+            images=np.zeros([0, 0, 0, 3], np.uint8),
+            image_ids=tuple(content["image_ids"]),
+            files=tuple(content["files"]),
+            source=f"{content['source']}, by quantization-aware training",
+            seed=int(content["seed"]),
+        )
+        observations = {name: _observed(float(low), float(high)) for name, (low, high) in found.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged; remove it to calibrate with images instead") from error
+    if digest != _digest(weights):
+        if weights != weights_file(weights.parent):
+            return None  # last.weights.h5, say: the ranges are the best ones'
+        raise UserError(f"{path} is of other weights than {weights.name}; finish the run with --resume, or remove it")
+    return samples, observations
+
+
+def export_int8(
+    detector: TinyDet, config: Config, kept: tuple[Samples, dict[str, Observation]], *, postprocess: str = "host"
+) -> Exported:
+    """The int8 .tflite of a detector by what `kept_ranges` gave for its run.
+
+    Raises:
+      UserError: `postprocess` is not there yet, or another version of the exporter kept the ranges and named the
+        tensors otherwise.
+    """
+    if postprocess not in POSTPROCESSES:
+        raise UserError(f"--postprocess {postprocess} is not there yet; use {' or '.join(POSTPROCESSES)}")
+    samples, observations = kept
+    model = _int8_graph(detector)
+    missing = set(observed_tensors(model)) - set(observations)
+    if missing:
+        raise UserError(
+            f"the run's {CALIBRATION} knows nothing of {len(missing)} tensors of this graph, for example "
+            f"{min(missing)!r}: it was kept by another version; remove it to calibrate with images instead"
+        )
+    done = quantize(model, FORMATS["int8"], samples, observations=observations)
+    found = (done.model, detector, config, "int8", done.calibration)
+    return Exported(with_metadata(*found, postprocess), done.calibration)
+
+
+def _int8_graph(detector: TinyDet) -> bytes:
+    return to_flatbuffer(HostGraph(detector, rewrites_for("int8")))
+
+
+def _observed(low: float, high: float) -> Observation:
+    return Observation(np.array([low]), np.array([high]), np.array([[low, high]], np.float32))
+
+
+def _digest(weights: Path) -> Any:
+    with h5py.File(weights, "r") as file:
+        return file.attrs.get("tinydet_sha256")
