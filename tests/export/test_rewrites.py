@@ -69,7 +69,7 @@ def check(detector: TinyDet, rewrites: frozenset[str]) -> None:
     # Proposals whose logits are equal but for rounding may change places: compared as sets, nearest first.
     order = nearest(outputs["boxes"][0], expected["boxes"][0])
     assert len(set(order.tolist())) >= len(order) - 4
-    # On a trained S, float32 and int8, each rewrite left out in turn: boxes 9.2e-5 pixels, probabilities 6.9e-6.
+    # Measured: boxes 4.6e-5 pixels, probabilities 1.6e-5; on a trained S 9.2e-5 and 6.9e-6.
     np.testing.assert_allclose(outputs["boxes"][0], expected["boxes"][0][order], atol=0.01)
     np.testing.assert_allclose(outputs["class_probs"][0], expected["class_probs"][0][order], atol=5e-4)
 
@@ -164,7 +164,7 @@ def test_pool_and_convolution_as_one_conv(side: int) -> None:
     pooled = tf.nn.avg_pool2d(x, 2, 1, "VALID")
     expected = tf.nn.relu(tf.nn.depthwise_conv2d(pooled, kernel, [1, 2, 2, 1], "SAME") + shift).numpy()
     y = pool_and_convolve(x, kernel, shift, tf.nn.relu).numpy()
-    np.testing.assert_allclose(y, expected, atol=1e-5)
+    np.testing.assert_allclose(y, expected, atol=1e-5)  # measured 9.5e-7
     naive = tf.nn.relu(tf.nn.depthwise_conv2d(x, over_pooled(kernel), [1, 2, 2, 1], "SAME") + shift).numpy()
     difference = np.abs(naive - expected)
     assert difference[:, 1:-1, 1:-1].max() < 1e-5
@@ -210,7 +210,7 @@ def test_pooling(variant: str, channels: int, rows: Any, reduce: str) -> None:
         reduce=reduce,
     ).numpy()
     pooled = psroi.pool(features[:levels], rois, detector_config, how).numpy()
-    np.testing.assert_allclose(pooled, expected[:, how.channel_of.reshape(-1)], atol=1e-5)
+    np.testing.assert_allclose(pooled, expected[:, how.channel_of.reshape(-1)], atol=1e-5)  # measured 0
 
 
 def test_pooling_falls_back_where_samples_may_lie_outside() -> None:
@@ -257,7 +257,11 @@ def test_proposals_in_tflite(case: str) -> None:
         @tf.function(autograph=False)
         def serve(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
             rois, valid = proposals.select_proposals(
-                [inputs[f"logits{i}"] for i in levels], [inputs[f"deltas{i}"] for i in levels], ANCHORS, **OPTIONS
+                [inputs[f"logits{i}"] for i in levels],
+                [inputs[f"deltas{i}"] for i in levels],
+                ANCHORS,
+                ratios=3,
+                **OPTIONS,
             )
             return {"rois": rois, "valid": valid}
 
@@ -275,7 +279,7 @@ def test_proposals_in_tflite(case: str) -> None:
     rois, valid = sorted(results, key=lambda r: -r.ndim)
     expected = references.select_proposals(logits, deltas, ANCHORS, **OPTIONS)
     assert valid.sum() == len(expected)
-    np.testing.assert_allclose(rois[: len(expected)], expected, atol=1e-3)
+    np.testing.assert_allclose(rois[: len(expected)], expected, atol=1e-3)  # measured 7.6e-6
     assert len(np.unique(rois, axis=0)) > 0.9 * len(expected), "one box over and over"
 
 

@@ -114,14 +114,7 @@ def partners(found: Found, other: Found) -> tuple[NDArray[np.float64], NDArray[n
     return np.array(pixels), np.array(scores)
 
 
-# tflite-runtime's FULLY_CONNECTED for float activations and int8 weights knows one scale for all of them; with a scale
-# for each row, as the quantizer sets them, it gives zeros. A per-tensor scale there would mend it.
-_ZEROS = pytest.mark.xfail(strict=True, reason="tflite-runtime 2.14 takes row-wise dynamic FULLY_CONNECTED for zeros")
-
-
-@pytest.mark.parametrize(
-    "quantization", [pytest.param(name, marks=_ZEROS if name == "dynamic" else ()) for name in FORMATS]
-)
+@pytest.mark.parametrize("quantization", FORMATS)
 def test_same_detections(quantization, old_python, detector, pictures, tmp_path):
     config = Config(variant="S", model=VARIANTS["S"], class_names=NAMES, category_ids=tuple(range(1, len(NAMES) + 1)))
     samples = Samples(pictures, tuple(range(PICTURES)), tuple(map(str, range(PICTURES))), "noise", 1)

@@ -172,6 +172,10 @@ def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:
         rules.add_weight_only_config(parts, every, 16, algorithm_key=names.FLOAT_CASTING)
     elif scheme.activation_bits == "dynamic":
         rules.add_dynamic_config(parts, every, 8, algorithm_key=algorithm)
+        # With a scale a channel, tflite-runtime 2.14 makes zeros of these.
+        whole = aeq.qtyping.QuantGranularity.TENSORWISE
+        dense = aeq.qtyping.TFLOperationName.FULLY_CONNECTED
+        rules.add_dynamic_config(parts, dense, 8, granularity=whole, algorithm_key=algorithm)
         # XNNPACK does not take them over with ranges as the model runs.
         depthwise = aeq.qtyping.TFLOperationName.DEPTHWISE_CONV_2D
         rules.add_weight_only_config(parts, depthwise, 16, algorithm_key=names.FLOAT_CASTING)

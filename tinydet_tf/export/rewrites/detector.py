@@ -33,6 +33,7 @@ def rewritten(detector: TinyDet, image: tf.Tensor, rewrites: frozenset[str]) -> 
                 logits,
                 deltas,
                 detector.anchors,
+                ratios=config.num_ratios,
                 image_size=config.input_size,
                 nms_pre=config.nms_pre_test,
                 max_proposals=config.proposals_test,

@@ -20,22 +20,29 @@ def select_proposals(
     deltas: Sequence[tf.Tensor],
     anchors: Sequence[np.ndarray],
     *,
+    ratios: int,
     image_size: int,
     nms_pre: int,
     max_proposals: int,
     iou_threshold: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """As model.proposals.select_proposals: rois [max_proposals, 4] and valid [max_proposals]."""
+    """As model.proposals.select_proposals: rois [max_proposals, 4] and valid [max_proposals].
+
+    Args:
+      ratios: anchors of a cell.
+    """
     scores, chosen, centres, sizes, shifts = [], [], [], [], []
     for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
         count = len(level_anchors)
         level_logits, level_deltas = tf.reshape(level_logits, [count]), tf.reshape(level_deltas, [count, 4])
-        geometry = centres_and_sizes(level_anchors)
-        centre, size = tf.constant(geometry[:, :4]), tf.constant(geometry[:, 4:])
         if count > nms_pre:
             level_logits, index = tf.math.top_k(level_logits, nms_pre)
-            level_deltas, centre, size = (tf.gather(t, index) for t in (level_deltas, centre, size))
+            level_deltas = tf.gather(level_deltas, index)
+            centre, size = _anchors_at(index, level_anchors, ratios)
             count = nms_pre
+        else:
+            geometry = centres_and_sizes(level_anchors)
+            centre, size = tf.constant(geometry[:, :4]), tf.constant(geometry[:, 4:])
         scores.append(level_logits)
         chosen.append(level_deltas)
         centres.append(centre)
@@ -46,12 +53,12 @@ def select_proposals(
     _, order = tf.math.top_k(tf.concat(scores, 0), total)
     boxes = decode_at(tf.concat(centres, 0), tf.concat(sizes, 0), tf.concat(chosen, 0), RPN_STDS)
     boxes = clip(boxes, image_size)
-    # Inclusive -> continuous.
-    shifted = boxes + (np.concatenate(shifts) + np.array([0, 0, 1, 1], np.float32))
     candidates = tf.gather(boxes, order)
+    # Inclusive -> continuous.
+    shifted = candidates + tf.gather(np.concatenate(shifts), order) + np.array([0, 0, 1, 1], np.float32)
     rank = tf.constant(np.arange(total, 0, -1, dtype=np.float32))
     selected, count = tf.raw_ops.NonMaxSuppressionV4(
-        boxes=tf.gather(shifted, order),
+        boxes=shifted,
         scores=rank,
         max_output_size=max_proposals,
         iou_threshold=iou_threshold,
@@ -61,3 +68,20 @@ def select_proposals(
     selected = tf.reshape(selected, [max_proposals])
     valid = tf.cast(tf.range(max_proposals) < count, tf.float32)
     return tf.gather(candidates, selected), valid
+
+
+def _anchors_at(index: tf.Tensor, anchors: np.ndarray, ratios: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The anchors of some indices, as centres [K, 4] and sizes [K, 4]: exactly those of the level's table.
+
+    Of M's finest level the table would be 0.6 MB of an int8 file of 5 MB; the anchors of a cell, its row and its column
+    say the same.
+    """
+    width = round((len(anchors) // ratios) ** 0.5)
+    grid = centres_and_sizes(anchors).reshape(-1, width, ratios, 8)
+    own = grid[0, 0]  # [ratios, 8]
+    columns, rows = grid[0, :, 0, :4] - own[0, :4], grid[:, 0, 0, :4] - own[0, :4]
+    cell = index // ratios
+    row = cell // width
+    ratio, column = index - cell * ratios, cell - row * width
+    centre = tf.gather(own[:, :4], ratio) + tf.gather(columns, column) + tf.gather(rows, row)
+    return centre, tf.gather(own[:, 4:], ratio)

@@ -98,7 +98,7 @@ def pool(features: Sequence[tf.Tensor], rois: tf.Tensor, config: ModelConfig, ro
       float32 [R, slots * width]; `head_kernel` puts the head's weights into the same order.
     """
     with scope(TABLE):
-        channels, width = features[0].shape[-1], features[0].shape[2]
+        channels, width = features[-1].shape[-1], features[-1].shape[2]  # which every level's cells are a multiple of
         # Joined as maps of one width: the converter would otherwise make copies of [cells, 1, channels].
         joined = tf.concat([tf.reshape(f, [1, -1, width, channels]) for f in features], 1)
         if rows.transposed:
@@ -140,7 +140,7 @@ def _corners(rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tuple[_Axes, _
     rows_a_cell = config.channels // rows.width
     first_cell = np.cumsum([0, *(size**2 for size in sizes)])[:levels]
 
-    # Columns: the 14 samples along y, then those along x.
+    # Columns: along y the first sample of the 7 bins, then the second one; along x likewise.
     near = np.zeros([4, 28], np.float32)
     near[1, :14] = near[0, 14:] = 1
     span = -near
@@ -160,7 +160,8 @@ def _corners(rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tuple[_Axes, _
         size += there * float(sizes[level] - sizes[level - 1])
         first += there * float(first_cell[level] - first_cell[level - 1])
 
-    fractions = np.tile((np.arange(2 * BINS) + 0.5) / (2 * BINS), 2).astype(np.float32)
+    fractions = (np.arange(2 * BINS) + 0.5) / (2 * BINS)
+    fractions = np.tile(fractions.reshape(BINS, 2).T.reshape(-1), 2).astype(np.float32)
     at = tf.matmul(rois, near) * scale + tf.maximum(tf.matmul(rois, span) * scale, MIN_SIDE) * fractions
     last = size - 1.0
     at = tf.minimum(tf.maximum(at, 0.0), last)  # [R, 28]
@@ -172,23 +173,24 @@ def _corners(rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tuple[_Axes, _
     step = (size * along_y + (1.0 - along_y)) * float(rows_a_cell)
     start = first * (along_y * rows_a_cell)
 
-    def spread(axis: int, sample: int) -> FloatArray:
-        """[28, slots]: which column a slot takes."""
-        matrix = np.zeros([28, len(rows.bin_of)], np.float32)
-        along = rows.bin_of // BINS if axis == 0 else rows.bin_of % BINS
-        matrix[14 * axis + 2 * along + sample, np.arange(len(along))] = 1
-        return matrix
+    def spread(numbers: tf.Tensor, width: int) -> _Axes:
+        """[R, 28] -> of each axis and sample [R, slots * width]: each slot takes its bin's number."""
+        axes = []
+        for bins_along in (rows.bin_of // BINS, rows.bin_of % BINS):
+            matrix = np.zeros([BINS, len(rows.bin_of)], np.float32)
+            matrix[bins_along, np.arange(len(bins_along))] = 1
+            axes += [np.repeat(matrix, width, 1)] * 2
+        y0, y1, x0, x1 = (tf.matmul(n, m) for n, m in zip(tf.split(numbers, 4, 1), axes, strict=True))
+        return [y0, y1], [x0, x1]
 
     def parts(numbers: tf.Tensor) -> _Axes:
-        y = [tf.matmul(numbers, spread(0, s)) + rows.row_of.astype(np.float32) for s in (0, 1)]
-        return y, [tf.matmul(numbers, spread(1, s)) for s in (0, 1)]
+        y, x = spread(numbers, 1)
+        return [part + rows.row_of.astype(np.float32) for part in y], x
 
-    def weight(axis: int, sample: int) -> tf.Tensor:
-        matrix = np.repeat(spread(axis, sample), rows.width, 1)
-        spread_out = tf.matmul(at - lower, matrix)
-        return spread_out if rows.width == 1 else tf.reshape(spread_out, [rois.shape[0], -1, rows.width])
-
-    weights = [weight(0, s) for s in (0, 1)], [weight(1, s) for s in (0, 1)]
+    weights = spread(at - lower, rows.width)
+    if rows.width > 1:
+        shape = [rois.shape[0], -1, rows.width]
+        weights = [tf.reshape(w, shape) for w in weights[0]], [tf.reshape(w, shape) for w in weights[1]]
     return parts(upper * step + start), parts(lower * step + start), weights
 
 
