@@ -15,6 +15,7 @@ REWRITES: dict[str, str] = {
     "fold_pixel_std": (
         "the division by the pixels' standard deviation goes into the stem's kernel: a pass over the image less"
     ),
+    "pad_rows": "the stem's border is put around rows of pixels: around pixels, XNNPACK copies 3 numbers at a time",
     "fold_hard_swish": (
         "h-swish as x * relu6(x + 3), its 1/6 in the kernels behind it: ADD and MUL, which int8 runs fast, "
         "where the converter would make HARD_SWISH, which int8 does not"
@@ -44,7 +45,7 @@ REWRITES: dict[str, str] = {
 }
 
 _BOTH = frozenset({
-    "fold_batch_norm", "fold_pixel_std", "fold_hard_sigmoid", "fuse_pool", "merge_groups",
+    "fold_batch_norm", "fold_pixel_std", "pad_rows", "fold_hard_sigmoid", "fuse_pool", "merge_groups",
     "decode_at_once", "gather_corners", "rows_of_bins",
 })  # fmt: skip
 _FLOAT = _BOTH | {"broadcast_upsampling", "join_rpn_outputs"}

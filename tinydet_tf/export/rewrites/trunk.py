@@ -229,7 +229,12 @@ class Trunk:
             return x, "SAME"
         after = kernel // 2
         before = [after if self.dialect.pads_before or side % 2 else after - 1 for side in x.shape[1:3]]
-        return tf.pad(x, [[0, 0], [before[0], after], [before[1], after], [0, 0]]), "VALID"
+        _, height, width, channels = x.shape
+        if "pad_rows" not in self.rewrites or channels > 4:
+            return tf.pad(x, [[0, 0], [before[0], after], [before[1], after], [0, 0]]), "VALID"
+        rows = tf.reshape(x, [height, width * channels])
+        rows = tf.pad(rows, [[before[0], after], [before[1] * channels, after * channels]])
+        return tf.reshape(rows, [1, height + before[0] + after, width + before[1] + after, channels]), "VALID"
 
 
 def merged_groups(kernel: FloatArray, groups: int) -> FloatArray:
