@@ -83,11 +83,18 @@ def nearest(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 SMALL: dict[str, Any] = {"input_size": 128, "proposals_test": 60, "nms_pre_test": 100}
 
 
-@pytest.mark.parametrize("rewrites", [frozenset(), ALL, *(frozenset({name}) for name in REWRITES)], ids="+".join)
+@pytest.mark.parametrize("rewrites", [frozenset(), ALL], ids=["plain", "all"])
 def test_same_function_as_keras(rewrites: frozenset[str]) -> None:
     check(lively_detector("S", **SMALL), rewrites)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", REWRITES)
+def test_each_alone(name: str) -> None:
+    check(lively_detector("S", **SMALL), frozenset({name}))
+
+
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REWRITES)
 def test_each_can_be_switched_off(name: str) -> None:
