@@ -95,7 +95,6 @@ def test_each_alone(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize("name", REWRITES)
 def test_each_can_be_switched_off(name: str) -> None:
     check(lively_detector("S", **SMALL), ALL - {name})

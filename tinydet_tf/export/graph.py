@@ -96,4 +96,4 @@ def as_trained(detector: TinyDet, image: tf.Tensor) -> dict[str, tf.Tensor]:
         )
     class_logits, box_deltas = call_in_scopes(detector.rcnn_head, pooled, lambda _: HEAD)
     with scope(FINAL):
-        return detector._finish(rois, valid, class_logits, box_deltas)
+        return detector.finish(rois, valid, class_logits, box_deltas)

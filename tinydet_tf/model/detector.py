@@ -164,7 +164,7 @@ class TinyDet(keras.Model):
         indices = tf.repeat(tf.range(batch), count)
         flat = tf.concat([tf.cast(indices, tf.float32)[:, None], tf.reshape(rois, [-1, 4])], -1)  # [R, 5]
         logits, deltas = self.rcnn(features, flat)
-        return self._finish(rois, valid, logits, deltas)
+        return self.finish(rois, valid, logits, deltas)
 
     def detect_one(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
         """`call` for one image [1, S, S, 3] from ops that TFLite has built in, static shapes: what is exported."""
@@ -179,9 +179,10 @@ class TinyDet(keras.Model):
             reduce=self.config.psroi_reduce,
         )
         logits, deltas = self.rcnn_head(pooled)
-        return self._finish(rois, valid, logits, deltas)
+        return self.finish(rois, valid, logits, deltas)
 
-    def _finish(self, rois: tf.Tensor, valid: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor) -> dict[str, tf.Tensor]:
+    def finish(self, rois: tf.Tensor, valid: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor) -> dict[str, tf.Tensor]:
+        """From the head's outputs to what `call` gives: rois [B, P, 4], valid [B, P], logits [B * P, C+1], deltas."""
         count, classes = self.config.proposals_test, self.num_classes + 1
         probs = tf.reshape(tf.nn.softmax(logits), [-1, count, classes])
         background = tf.one_hot(0, classes)

@@ -45,4 +45,6 @@ def next_commands(folder: Path, config: Config) -> list[str]:
     if data.limit is not None:
         evaluate += ["--limit", str(data.limit)]
     export = ["python", "scripts/export.py", "--model", str(folder), "--output", str(folder / "model.tflite")]
+    if config.train.qat:
+        export += ["--format", "int8"]
     return [shlex.join(command) for command in (evaluate, export, ["tensorboard", "--logdir", str(folder / LOGS)])]
