@@ -24,7 +24,7 @@ from tinydet_tf.checkpoints.published import (
 from tinydet_tf.config import VARIANTS, config_from_dict, model_config
 from tinydet_tf.data.coco_classes import COCO_CATEGORIES, COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from tinydet_tf.export.convert import convert, to_flatbuffer
-from tinydet_tf.export.graph import grouped_convs_as_one_op
+from tinydet_tf.export.graph import as_trained, grouped_convs_as_one_op
 from tinydet_tf.layers.psroi_align import psroi_align_gather
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import initialize, load_detector, save_backbone, save_weights
@@ -139,7 +139,7 @@ def test_same_boxes_in_the_tflite(variant: str, imported: Callable[[str], Import
     outputs = Interpreter(model_content=convert(result.detector, result.config), num_threads=2).get_signature_runner()(
         image=image
     )
-    keras = {name: value.numpy()[0] for name, value in result.detector.detect_one(image).items()}
+    keras = {name: value.numpy()[0] for name, value in as_trained(result.detector, image).items()}
     with torch.no_grad():
         rois = np.concatenate([np.zeros([200, 1], np.float32), keras["rois"]], 1)
         class_logits, deltas = model.rcnn(model.features(image), rois)

@@ -17,7 +17,7 @@ from tinydet_tf.anchors import all_anchors
 from tinydet_tf.boxes import RCNN_STDS, clip, decode
 from tinydet_tf.config import ModelConfig, model_config
 from tinydet_tf.layers.blocks import BatchNorm
-from tinydet_tf.layers.psroi_align import psroi_align, psroi_align_gather
+from tinydet_tf.layers.psroi_align import psroi_align
 from tinydet_tf.model.backbone import backbone, normalize
 from tinydet_tf.model.fpn import tiny_fpn
 from tinydet_tf.model.proposals import select_proposals, select_proposals_of_batch
@@ -164,21 +164,6 @@ class TinyDet(keras.Model):
         indices = tf.repeat(tf.range(batch), count)
         flat = tf.concat([tf.cast(indices, tf.float32)[:, None], tf.reshape(rois, [-1, 4])], -1)  # [R, 5]
         logits, deltas = self.rcnn(features, flat)
-        return self.finish(rois, valid, logits, deltas)
-
-    def detect_one(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        """`call` for one image [1, S, S, 3] from ops that TFLite has built in, static shapes: what is exported."""
-        features = self.features(image)
-        rois, valid = self.proposals(*self.rpn(features))
-        levels = self.config.roi_levels
-        pooled = psroi_align_gather(
-            features[:levels],
-            rois[0],
-            strides=self.config.strides[:levels],
-            finest=self.config.roi_finest,
-            reduce=self.config.psroi_reduce,
-        )
-        logits, deltas = self.rcnn_head(pooled)
         return self.finish(rois, valid, logits, deltas)
 
     def finish(self, rois: tf.Tensor, valid: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor) -> dict[str, tf.Tensor]:

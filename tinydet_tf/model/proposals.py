@@ -22,9 +22,12 @@ import tensorflow as tf
 from tinydet_tf.boxes import clip, decode
 
 
-class _Candidates(NamedTuple):
-    """Best first. boxes [..., T, 4] inclusive pixels; shifted [..., T, 4] continuous, the levels moved apart; levels
-    int32 [..., T]; rank float32 [T], T to 1."""
+class Candidates(NamedTuple):
+    """Of all levels, best first.
+
+    boxes: [..., T, 4] inclusive pixels; shifted: [..., T, 4] continuous, the levels moved apart; levels: int32 [..., T];
+    rank: float32 [T], T to 1.
+    """
 
     boxes: tf.Tensor
     shifted: tf.Tensor
@@ -56,6 +59,11 @@ def select_proposals(
       for the padding behind them (whose boxes are copies of the best one).
     """
     found = _candidates(logits, deltas, anchors, (), image_size=image_size, nms_pre=nms_pre)
+    return best_of(found, max_proposals=max_proposals, iou_threshold=iou_threshold)
+
+
+def best_of(found: Candidates, *, max_proposals: int, iou_threshold: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """The candidates of one image that no better one suppresses, as `select_proposals` returns them."""
     selected, count = tf.raw_ops.NonMaxSuppressionV4(
         boxes=found.shifted,
         scores=found.rank,
@@ -109,11 +117,11 @@ def _candidates(
     *,
     image_size: int,
     nms_pre: int,
-) -> _Candidates:
+) -> Candidates:
     """leading: () of one image, (-1,) of a batch."""
     batch_dims = len(leading)
-    scores, boxes, shifts, levels = [], [], [], []
-    for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
+    scores, boxes = [], []
+    for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
         count = len(level_anchors)
         level_logits = tf.reshape(level_logits, [*leading, count])
         level_deltas = tf.reshape(level_deltas, [*leading, count, 4])
@@ -121,16 +129,25 @@ def _candidates(
         if count > nms_pre:
             level_logits, index = tf.math.top_k(level_logits, nms_pre)
             level_deltas, base = tf.gather(level_deltas, index, batch_dims=batch_dims), tf.gather(base, index)
-            count = nms_pre
         scores.append(level_logits)
         boxes.append(clip(decode(base, level_deltas), image_size))
-        # Boxes of different levels do not suppress each other: moved apart, one NMS serves all levels.
-        shifts.append(np.full([count, 1], 2.0 * image_size * level, np.float32))
-        levels.append(np.full([count], level, np.int32))
-    total = sum(len(s) for s in shifts)
-    _, order = tf.math.top_k(tf.concat(scores, -1), total)
-    candidates = tf.gather(tf.concat(boxes, -2), order, batch_dims=batch_dims)  # [..., T, 4]
-    shifted = candidates + tf.gather(tf.constant(np.concatenate(shifts)), order)
+    return ranked(scores, tf.concat(boxes, -2), image_size=image_size)
+
+
+def ranked(scores: Sequence[tf.Tensor], boxes: tf.Tensor, *, image_size: int) -> Candidates:
+    """Candidates in order.
+
+    Args:
+      scores: a level [..., K] of its K candidates.
+      boxes: [..., T, 4] of all levels, in their order.
+    """
+    counts = [level.shape[-1] for level in scores]
+    levels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)  # [T]
+    # Boxes of different levels do not suppress each other: moved apart, one NMS serves all levels.
+    shifts = (2.0 * image_size * levels[:, None]).astype(np.float32)
+    _, order = tf.math.top_k(tf.concat(scores, -1), len(levels))
+    best = tf.gather(boxes, order, batch_dims=boxes.shape.rank - 2)
+    shifted = best + tf.gather(tf.constant(shifts), order)
     shifted += tf.constant([0.0, 0.0, 1.0, 1.0])  # inclusive -> continuous
-    rank = tf.constant(np.arange(total, 0, -1, dtype=np.float32))
-    return _Candidates(candidates, shifted, tf.gather(tf.constant(np.concatenate(levels)), order), rank)
+    rank = tf.constant(np.arange(len(levels), 0, -1, dtype=np.float32))
+    return Candidates(best, shifted, tf.gather(tf.constant(levels), order), rank)

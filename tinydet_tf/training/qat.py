@@ -87,9 +87,6 @@ class QuantizedDetector(TinyDet):
         logits, deltas = self._rcnn(pooled, self.ranges, training=self._training)
         return logits, deltas
 
-    def detect_one(self, image: tf.Tensor) -> dict[str, tf.Tensor]:
-        raise NotImplementedError("what is exported is the plain detector")
-
     def observe(self, batches: Iterable[tf.Tensor]) -> None:
         """Sets the ranges to what images RGB 0-255 [B, S, S, 3] need, without rounding anything meanwhile."""
         if self.ranges is None:

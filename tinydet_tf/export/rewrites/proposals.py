@@ -1,7 +1,6 @@
 """Proposals of one image, the boxes of all levels decoded at once: the same as model.proposals.select_proposals.
 
-What guards against zero-area boxes and tied scores is that function's: NMS sees continuous boxes that have an area, and
-ranks instead of scores.
+What guards against zero-area boxes and tied scores is that module's own: `ranked` and `best_of`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 from tinydet_tf.boxes import RPN_STDS, clip
 from tinydet_tf.export.rewrites.decoding import centres_and_sizes, decode_at
+from tinydet_tf.model.proposals import best_of, ranked
 
 
 def select_proposals(
@@ -31,15 +31,14 @@ def select_proposals(
     Args:
       ratios: anchors of a cell.
     """
-    scores, chosen, centres, sizes, shifts = [], [], [], [], []
-    for level, (level_logits, level_deltas, level_anchors) in enumerate(zip(logits, deltas, anchors, strict=True)):
+    scores, chosen, centres, sizes = [], [], [], []
+    for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
         count = len(level_anchors)
         level_logits, level_deltas = tf.reshape(level_logits, [count]), tf.reshape(level_deltas, [count, 4])
         if count > nms_pre:
             level_logits, index = tf.math.top_k(level_logits, nms_pre)
             level_deltas = tf.gather(level_deltas, index)
             centre, size = _anchors_at(index, level_anchors, ratios)
-            count = nms_pre
         else:
             geometry = centres_and_sizes(level_anchors)
             centre, size = tf.constant(geometry[:, :4]), tf.constant(geometry[:, 4:])
@@ -47,27 +46,9 @@ def select_proposals(
         chosen.append(level_deltas)
         centres.append(centre)
         sizes.append(size)
-        # Boxes of different levels do not suppress each other: moved apart, one NMS serves all levels.
-        shifts.append(np.full([count, 1], 2.0 * image_size * level, np.float32))
-    total = sum(len(s) for s in shifts)
-    _, order = tf.math.top_k(tf.concat(scores, 0), total)
     boxes = decode_at(tf.concat(centres, 0), tf.concat(sizes, 0), tf.concat(chosen, 0), RPN_STDS)
-    boxes = clip(boxes, image_size)
-    candidates = tf.gather(boxes, order)
-    # Inclusive -> continuous.
-    shifted = candidates + tf.gather(np.concatenate(shifts), order) + np.array([0, 0, 1, 1], np.float32)
-    rank = tf.constant(np.arange(total, 0, -1, dtype=np.float32))
-    selected, count = tf.raw_ops.NonMaxSuppressionV4(
-        boxes=shifted,
-        scores=rank,
-        max_output_size=max_proposals,
-        iou_threshold=iou_threshold,
-        score_threshold=0.0,
-        pad_to_max_output_size=True,
-    )
-    selected = tf.reshape(selected, [max_proposals])
-    valid = tf.cast(tf.range(max_proposals) < count, tf.float32)
-    return tf.gather(candidates, selected), valid
+    found = ranked(scores, clip(boxes, image_size), image_size=image_size)
+    return best_of(found, max_proposals=max_proposals, iou_threshold=iou_threshold)
 
 
 def _anchors_at(index: tf.Tensor, anchors: np.ndarray, ratios: int) -> tuple[tf.Tensor, tf.Tensor]:
