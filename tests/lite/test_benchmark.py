@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tinydet_lite import UserError
-from tinydet_lite.benchmark import Milliseconds, benchmark, full_benchmark, synthetic_image, told_macs
+from tinydet_lite.benchmark import Milliseconds, benchmark, full_benchmark, synthetic_image
 from tinydet_lite.ceiling import STACK_MACS
 from tinydet_lite.commands.benchmark import main
 from tinydet_lite.detector import Detector
@@ -113,7 +113,7 @@ def test_the_ceiling_takes_its_turn_and_models_are_held_against_it(model_path, s
 
     monkeypatch.setattr(Detector, "timed", timed_by_list)
     monkeypatch.setattr(Session, "run", run_by_list)
-    monkeypatch.setattr("tinydet_lite.benchmark.told_macs", lambda info: STACK_MACS // 10)
+    monkeypatch.setattr("tinydet_lite.inspect.Inspection.macs", STACK_MACS // 10)
     report = full_benchmark([model_path, model_path], [1], runs=2, warmup=1, image=scene)
     assert turns == ["model", "model", "float32", "int8"] * 3
     first, second = report.results
@@ -128,11 +128,6 @@ def test_the_ceiling_takes_its_turn_and_models_are_held_against_it(model_path, s
     eighth = dataclasses.replace(first, quantization="int8")
     assert (first.ceiling_format, eighth.ceiling_format) == ("float32", "int8")
     assert len(report.files) == 2 and report.notes == ()
-
-
-def test_macs_are_the_files_own_word_if_it_gives_one(info):
-    assert told_macs(info) is None
-    assert told_macs(types.SimpleNamespace(macs=123)) == 123
 
 
 def test_what_is_not_there_becomes_a_note(model_path, monkeypatch, capsys):

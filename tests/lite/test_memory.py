@@ -17,7 +17,6 @@ def test_the_parents_memory_is_not_counted_and_the_models_is(tmp_path, monkeypat
     path = tmp_path / "stack.tflite"
     path.write_bytes(conv_stack(False))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TINYDET_RUNTIME", "ai_edge_litert")
     ballast = np.ones(400 << 20, np.uint8)  # a fork inherits the peak of what getrusage tells
     peak = peak_memory("stack.tflite", "ai_edge_litert")
     assert ballast[-1] == 1

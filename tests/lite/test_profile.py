@@ -9,7 +9,7 @@ from tinydet_lite import UserError, litert_profiler
 from tinydet_lite import profile as profile_module
 from tinydet_lite.ceiling import LAYERS, STACK_MACS, conv_stack
 from tinydet_lite.commands.profile import main
-from tinydet_lite.inspect import InputTensor, Inspection, Node, inspect_model, read_any_model
+from tinydet_lite.inspect import InputTensor, Inspection, Node, inspect_model, read_flatbuffer
 from tinydet_lite.litert_profiler import Event, Run, group_events, profile_runs, split_words
 from tinydet_lite.profile import NO_SCOPE, align, input_value, name_operators, profile, scope_of
 
@@ -44,7 +44,7 @@ def test_each_convolution_of_the_stack_is_timed_and_named(stack, tmp_path, monke
 
 
 def test_the_runtimes_own_kernels_are_those_of_the_inspection(model_path):
-    model = read_any_model(model_path).model
+    model = read_flatbuffer(model_path)
     inspection = inspect_model(model)
     image = np.zeros((1, 64, 64, 3), np.uint8)
     runs = profile_runs(model, {inspection.inputs[0].name: image}, 2)

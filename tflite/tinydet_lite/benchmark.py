@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,9 +17,9 @@ from .ceiling import INPUT, STACK_MACS, conv_stack, stack_input
 from .detector import Detector
 from .errors import UserError
 from .files import PathLike
-from .inspect import Inspection, inspect_model
+from .inspect import inspect_model
 from .memory import PeakMemory, peak_memory
-from .metadata import ModelInfo, read_model
+from .metadata import read_model
 from .preprocess import ImageSource, as_rgb_array
 from .profile import profile
 from .runtime import Session
@@ -60,8 +59,8 @@ class BenchmarkResult:
         invoke: the interpreter alone.
         total: resizing, interpreter and soft-NMS. Decoding the picture's file is not in it.
         ratio: median invoke time over that of the first file with as many threads.
-        macs: multiply-accumulates of one run: what the file says of itself, or else what its operators multiply. None:
-            the runtime does not tell.
+        macs: multiply-accumulates of one run, as `Inspection.macs` counts them: with those of zeros that the exporter
+            puts between groups. None: the runtime does not tell.
         share_of_ceiling: MACs per median invoke time over the ceiling's, with as many threads, in `ceiling_format`;
             0..1. None: one of them is not known.
     """
@@ -215,7 +214,7 @@ def _rounds(
         for kind, stack in stacks.items()
         for threads in num_threads
     ]
-    macs = {path: _macs(path) for path in dict.fromkeys(paths)}
+    macs = {path: inspect_model(read_model(path).model).macs for path in dict.fromkeys(paths)}
     invoke: list[list[float]] = [[] for _ in pairs]
     total: list[list[float]] = [[] for _ in pairs]
     top_times: list[list[float]] = [[] for _ in tops]
@@ -258,21 +257,10 @@ def _rounds(
     return results, ceilings
 
 
-def _macs(path: PathLike) -> int | None:
-    file = read_model(path)
-    return told_macs(file.info) or inspect_model(file.model).macs
-
-
-def told_macs(info: ModelInfo) -> int | None:
-    """The MACs that a file's metadata states, without those of zeros that were put in; None: it states none."""
-    told: Any = getattr(info, "macs", None)
-    return int(told) if told else None
-
-
 def _file_result(
     path: PathLike, runtime: str, threads: int, runs: int, image: ImageSource | None, notes: list[str]
 ) -> FileResult:
-    inspection: Inspection = inspect_model(read_model(path).model)
+    inspection = inspect_model(read_model(path).model)
     undelegated = inspection.undelegated
     peak, parts = None, None
     try:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UserError
+from .metadata import IDENTIFIER
 
 SIZE = 80  # H and W
 CHANNELS = 256
@@ -24,7 +25,6 @@ STACK_MACS = LAYERS * SIZE * SIZE * CHANNELS * CHANNELS
 INPUT, OUTPUT = "input", "output"
 _SCHEMA = "ai_edge_litert.schema_py_generated"
 _SCHEMA_VERSION = 3
-_IDENTIFIER = b"TFL3"
 _CONV_2D_VERSION = 3  # the first with int8 weights scaled by channel; float takes it too
 # Values stay of the input's size: weights of deviation 1/sqrt(C) keep the variance.
 _INPUT_SCALE = 4 / 127  # int8: four standard deviations
@@ -47,7 +47,7 @@ def conv_stack(quantized: bool) -> bytes:
             "no ceiling: it takes ai-edge-litert, which ships TFLite's schema; `pip install ai-edge-litert`"
         ) from error
     builder = flatbuffers.Builder(1 << 20)
-    builder.Finish(_model(schema, quantized).Pack(builder), _IDENTIFIER)
+    builder.Finish(_model(schema, quantized).Pack(builder), IDENTIFIER)
     return bytes(builder.Output())
 
 
@@ -92,21 +92,19 @@ def _model(schema: Any, quantized: bool) -> Any:
     source = tensor(INPUT, None, picture, value_type, [_INPUT_SCALE])
     graph.inputs = [source]
     for layer in range(LAYERS):
-        weights = generator.standard_normal((CHANNELS, 1, 1, CHANNELS)).astype(np.float32) / np.sqrt(CHANNELS)
+        weights = (generator.standard_normal((CHANNELS, 1, 1, CHANNELS)) / CHANNELS**0.5).astype(np.float32)
         bias = np.zeros(CHANNELS, np.int32 if quantized else np.float32)
         scales = np.abs(weights).max((1, 2, 3)) / 127  # [O]
         if quantized:
             weights = np.round(weights / scales[:, None, None, None]).astype(np.int8)
-        else:
-            weights = weights.astype(np.float32)
-        names = f"conv{layer}"
+        name = f"conv{layer}"
         inputs = [
             source,
-            tensor(f"{names}/weights", weights, list(weights.shape), value_type, scales),
-            tensor(f"{names}/bias", bias, [CHANNELS], types.INT32 if quantized else value_type, scales * _INPUT_SCALE),
+            tensor(f"{name}/weights", weights, list(weights.shape), value_type, scales),
+            tensor(f"{name}/bias", bias, [CHANNELS], types.INT32 if quantized else value_type, scales * _INPUT_SCALE),
         ]
         last = layer == LAYERS - 1
-        target = tensor(OUTPUT if last else f"{names}/output", None, picture, value_type, [_INPUT_SCALE])
+        target = tensor(OUTPUT if last else f"{name}/output", None, picture, value_type, [_INPUT_SCALE])
         operator = schema.OperatorT()
         operator.opcodeIndex, operator.inputs, operator.outputs = 0, inputs, [target]
         operator.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from .cli import printable
-from .errors import UserError, os_reason
+from .errors import UserError
 from .files import PathLike
 from .macs import operator_macs
-from .metadata import INFO_MEMBER, ModelInfo, parse_model
+from .metadata import IDENTIFIER, INFO_MEMBER, parse_model, read_bytes
 from .runtime import build_interpreter
 
-_IDENTIFIER = b"TFL3"  # at bytes 4 to 8 of every .tflite
 _DELEGATE = "delegate"  # what interpreters call the node that stands for a partition, in capitals or not
 
 
@@ -96,35 +95,20 @@ class Inspection:
         return lines
 
 
-@dataclass(frozen=True)
-class AnyModel:
-    """A .tflite's flatbuffer, and what it says about itself if scripts/export.py wrote it."""
+def read_flatbuffer(path: PathLike) -> bytes:
+    """The model in a .tflite, TinyDet's or another's, without the metadata behind TinyDet's.
 
-    model: bytes
-    info: ModelInfo | None
-
-
-def read_any_model(path: PathLike) -> AnyModel:
-    """Read a .tflite, TinyDet's or another's. Another's is only checked for being one: runtimes crash on damaged ones.
+    Another's is only checked for being a .tflite: runtimes crash on damaged ones.
 
     Raises:
         UserError: it cannot be read, is no .tflite, or is a damaged TinyDet file.
     """
-    file = Path(path)
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such model file") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{file} is a folder; a .tflite file was expected") from error
-    except OSError as error:
-        raise UserError(f"{file}: {os_reason(error)}") from error
+    content, name = read_bytes(path), str(Path(path))
     if INFO_MEMBER.encode() in content:
-        parsed = parse_model(content, str(file))
-        return AnyModel(parsed.model, parsed.info)
-    if content[4:8] != _IDENTIFIER:
-        raise UserError(f"{file} is not a .tflite (no {_IDENTIFIER.decode()} at byte 4)")
-    return AnyModel(content, None)
+        return parse_model(content, name).model
+    if content[4:8] != IDENTIFIER:
+        raise UserError(f"{name} is not a .tflite (no {IDENTIFIER.decode()} at byte 4)")
+    return content
 
 
 def inspect_model(model: bytes) -> Inspection:

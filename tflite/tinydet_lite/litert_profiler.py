@@ -26,13 +26,13 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from .cli import EXIT_WRONG_INPUT
 from .errors import UserError
 
 _PACKAGE = "ai_edge_litert"
 _LIBRARIES = ("libLiteRt.so", "libLiteRt.dylib", "libLiteRt.dll", "LiteRt.dll")
 #: The version whose structures were looked at.
 WRITTEN_FOR = "2.3"
-_WRONG_INPUT = 2
 _TIMEOUT_SECONDS = 600
 
 # litert_common.h, litert_options.h, litert_tensor_buffer.h, litert_layout.h
@@ -177,7 +177,7 @@ def _call_child(folder: str) -> None:
         raise UserError(f"LiteRT's profiler took longer than {_TIMEOUT_SECONDS} s; ask for fewer runs") from error
     if done.returncode == 0 and Path(folder, "result.json").is_file():
         return
-    if done.returncode == _WRONG_INPUT and Path(folder, "error.txt").is_file():
+    if done.returncode == EXIT_WRONG_INPUT and Path(folder, "error.txt").is_file():
         raise UserError(Path(folder, "error.txt").read_text())
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     how = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"ended with code {done.returncode}"
@@ -428,7 +428,7 @@ def _main() -> None:
         recorded = _profile(folder)
     except UserError as error:
         (folder / "error.txt").write_text(str(error))
-        sys.exit(_WRONG_INPUT)
+        sys.exit(EXIT_WRONG_INPUT)
     result = {
         "runs": [
             (total, [(event.name, event.node, event.partition, event.microseconds) for event in events])

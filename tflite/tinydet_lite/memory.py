@@ -1,8 +1,8 @@
 """How much memory a model takes, measured in a process of its own.
 
-The process first imports the runtime and notes its peak (that of an interpreter without a model), then reads the model,
-builds the interpreter, runs it twice and notes the peak again. Linux tells a process's own peak (VmHWM in /proc);
-resource.getrusage would also count what the parent had when it forked, so it is asked only where there is no /proc.
+The process first imports the runtime and notes its peak, then reads the model, builds the interpreter, runs it twice
+and notes the peak again. Linux tells the peak of a process (VmHWM in /proc); resource.getrusage would also count what
+the parent had when it forked, so it is asked only where there is no /proc.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 
 from .errors import UserError
 from .files import PathLike
-from .inspect import read_any_model
-from .runtime import RUNTIMES, Session
+from .inspect import read_flatbuffer
+from .runtime import RUNTIME_VARIABLE, RUNTIMES, Session
 
 _STATUS = Path("/proc/self/status")
 _TIMEOUT_SECONDS = 600
@@ -64,7 +64,7 @@ def peak_memory(path: PathLike, runtime: str, num_threads: int = 1) -> PeakMemor
             command,
             # Python looks for modules in the working directory first, and this package has an inspect.py.
             cwd=os.path.abspath(os.sep),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), RUNTIME_VARIABLE: runtime},
             capture_output=True,
             timeout=_TIMEOUT_SECONDS,
             check=False,
@@ -96,7 +96,7 @@ def _main() -> None:
     path, runtime, threads = sys.argv[1:]
     importlib.import_module(RUNTIMES[runtime][0])
     before = _peak()
-    session = Session(read_any_model(path).model, int(threads))
+    session = Session(read_flatbuffer(path), int(threads))
     inputs = {name: np.zeros(details["shape"], details["dtype"]) for name, details in session.inputs.items()}
     for _ in range(2):
         session.run(inputs)

@@ -29,7 +29,7 @@ LABELS_MEMBER = "labels.txt"
 INFO_MEMBER = "tinydet.json"
 POSTPROCESS = ("host", "tasks")
 
-_IDENTIFIER = b"TFL3"  # flatbuffers put the schema's identifier at bytes 4 to 8
+IDENTIFIER = b"TFL3"  # flatbuffers put the schema's identifier at bytes 4 to 8
 _MAX_MEMBER_BYTES = 4 << 20  # thousands of classes fit many times over; a forged size does not
 _MAX_INPUT_SIZE = 8192
 # ZIP cannot leave the time out; a fixed one makes the same model the same file.
@@ -117,8 +117,8 @@ def append_metadata(model: bytes, info: ModelInfo, labels: Sequence[str]) -> byt
     Raises:
         UserError: `model` is not a .tflite, a label is none (`is_label`), or the fields contradict each other.
     """
-    if model[4:8] != _IDENTIFIER:
-        raise UserError(f"the model to put metadata on is no .tflite: no {_IDENTIFIER.decode()} at byte 4")
+    if model[4:8] != IDENTIFIER:
+        raise UserError(f"the model to put metadata on is no .tflite: no {IDENTIFIER.decode()} at byte 4")
     for class_id, label in enumerate(labels):
         if not is_label(label):
             raise UserError(
@@ -145,22 +145,30 @@ def append_metadata(model: bytes, info: ModelInfo, labels: Sequence[str]) -> byt
     return content
 
 
-def read_model(path: PathLike) -> ModelFile:
-    """Read a TinyDet .tflite and check it.
+def read_bytes(path: PathLike) -> bytes:
+    """A model file as it is, unchecked.
 
     Raises:
-        UserError: no such file, or as `parse_model`.
+        UserError: no such file, a folder, or it cannot be read.
     """
     file = Path(path)
     try:
-        content = file.read_bytes()
+        return file.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such model file") from error
     except IsADirectoryError as error:
         raise UserError(f"{file} is a folder; a .tflite file was expected") from error
     except OSError as error:
         raise UserError(f"{file}: {os_reason(error)}") from error
-    return parse_model(content, str(file))
+
+
+def read_model(path: PathLike) -> ModelFile:
+    """Read a TinyDet .tflite and check it.
+
+    Raises:
+        UserError: as `read_bytes` or `parse_model`.
+    """
+    return parse_model(read_bytes(path), str(Path(path)))
 
 
 def parse_model(content: bytes, name: str) -> ModelFile:
@@ -176,8 +184,8 @@ def parse_model(content: bytes, name: str) -> ModelFile:
     """
     if not content:
         raise UserError(f"{name} is empty; expected a .tflite")
-    if content[4:8] != _IDENTIFIER:
-        raise UserError(f"{name} is not a .tflite (no {_IDENTIFIER.decode()} at byte 4)")
+    if content[4:8] != IDENTIFIER:
+        raise UserError(f"{name} is not a .tflite (no {IDENTIFIER.decode()} at byte 4)")
     members = _read_members(content, name)
     info = _parse_info(members[INFO_MEMBER], name)
     labels = _parse_labels(members[LABELS_MEMBER], name)

@@ -21,12 +21,13 @@ from PIL import Image
 
 from .errors import UserError
 from .files import PathLike
-from .inspect import InputTensor, Inspection, Node, inspect_model, read_any_model
+from .inspect import InputTensor, Inspection, Node, inspect_model, read_flatbuffer
 from .litert_profiler import Event, Run, litert_version, profile_runs
 from .preprocess import ImageSource, as_rgb_array
 from .synthetic import synthetic_image
 
-#: Name scopes that scripts/export.py gives the parts of a detector, in the order of the data.
+#: Name scopes that scripts/export.py gives the parts of a detector, in the order of the data; "image", the
+#: normalization, is not among them.
 PARTS = ("trunk", "table", "proposals", "roi", "head", "final")
 #: Where a tensor's name has no scope.
 NO_SCOPE = "(no scope)"
@@ -192,7 +193,7 @@ def profile(
             profiler is not there.
     """
     pixels = synthetic_image() if image is None else as_rgb_array(image)
-    model = read_any_model(path).model
+    model = read_flatbuffer(path)
     inspection = inspect_model(model)
     inputs = {tensor.name: input_value(tensor, pixels) for tensor in inspection.inputs}
     recorded = profile_runs(model, inputs, runs, warmup, num_threads)

@@ -13,7 +13,10 @@ from typing import Any
 
 import tensorflow as tf
 
-IMAGE, TRUNK, TABLE, PROPOSALS, ROI, HEAD, FINAL = "image", "trunk", "table", "proposals", "roi", "head", "final"
+from tinydet_lite.profile import PARTS
+
+IMAGE = "image"
+TRUNK, TABLE, PROPOSALS, ROI, HEAD, FINAL = PARTS
 
 _MERGE = re.compile(r"(?:upsample|merge)(\d+)")
 

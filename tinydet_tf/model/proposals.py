@@ -25,7 +25,7 @@ from tinydet_tf.boxes import clip, decode
 class Candidates(NamedTuple):
     """Of all levels, best first.
 
-    boxes: [..., T, 4] inclusive pixels; shifted: [..., T, 4] continuous, the levels moved apart; levels: int32 [..., T];
+    boxes: [..., T, 4] inclusive pixels; shifted: [..., T, 4] continuous, levels moved apart; levels: int32 [..., T];
     rank: float32 [T], T to 1.
     """
 

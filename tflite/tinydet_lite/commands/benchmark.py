@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmark import BenchmarkReport, BenchmarkResult, FileResult, benchmark, full_benchmark
+from ..ceiling import CHANNELS, SIZE
 from ..cli import printable, run
 from ..files import atomic_write, check_target
 from ..preprocess import as_rgb_array
@@ -75,7 +76,8 @@ def _lines(report: BenchmarkReport, runs: int, picture: str) -> list[str]:
         _time_table(report.results),
     ]
     if report.ceilings:
-        lines += ["", "The ceiling, in the same rounds: a stack of plain 1x1 convolutions, 256 channels at 80 x 80"]
+        stack = f"plain 1x1 convolutions, {CHANNELS} channels at {SIZE} x {SIZE}"
+        lines += ["", f"The ceiling, in the same rounds: a stack of {stack}"]
         rows = [
             [
                 ceiling.format,
