@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("variant", ["S", "M", pytest.param("L", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("variant", ["S", *(pytest.param(v, marks=pytest.mark.slow) for v in "ML")])
 def test_the_whole_way(variant: str, command: Command, digits: Path, tmp_path: Path) -> None:
     run, model = tmp_path / "run", tmp_path / "model.tflite"
     done = command("train.py", "--variant", variant, "--data", digits, "--output", run, *small("data.limit=2"))
