@@ -41,13 +41,14 @@ json.dump([detector.runtime] + [[f.boxes.tolist(), f.scores.tolist(), f.class_id
 """
 #: Format -> (pixels, score, share of detections that may have no partner within these). The kernels of the two runtimes
 #: round integers differently, and where proposals are nearly equal NMS keeps another. Measured: float32 3.1e-5 pixels,
-#: 3.3e-6; float16 3.1e-5, 3.7e-6; int16 0.0062, 0.0011; none apart; of dynamic 0.10 are apart, of int8 0.13.
+#: 3.3e-6; float16 3.1e-5, 3.7e-6, none apart; int16 0.0062, 0.0011, of 300 none on one machine, one on another; of
+#: dynamic 0.10 are apart, of int8 0.13.
 TOLERANCES = {
     "float32": (0.02, 1e-3, 0.0),
     "float16": (0.02, 1e-3, 0.0),
     "dynamic": (4.0, 0.1, 0.25),
     "int8": (4.0, 0.1, 0.25),
-    "int16": (0.05, 5e-3, 0.0),
+    "int16": (0.05, 5e-3, 0.02),
 }
 
 Found = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]

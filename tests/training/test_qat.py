@@ -25,7 +25,7 @@ from tinydet_tf.training.fake_quantization import FakeQuantized, Ranges, round_w
 from tinydet_tf.training.qat import QuantizedDetector, check_qat, qat_config
 from tinydet_tf.training.qat_ranges import export_int8, kept_ranges
 from tinydet_tf.training.run import train
-from tinydet_tf.training.run_folder import CALIBRATION
+from tinydet_tf.training.run_folder import CALIBRATION, resumed_config
 from tinydet_tf.weights import BEST, load_detector, save_weights
 
 pytest.importorskip("tensorflow_model_optimization")
@@ -312,7 +312,7 @@ def test_resumed_is_as_if_never_stopped(
         with pytest.raises(KeyboardInterrupt):
             train(config, folder, init=weights, verbose=0)
     assert not (folder / CALIBRATION).exists()
-    train(config, folder, resume=True, verbose=0)
+    train(resumed_config(folder), folder, resume=True, verbose=0)
     for name in (BEST, "last.weights.h5"):
         for ours, theirs in zip(
             load_detector(folder / name)[0].get_weights(), load_detector(run / name)[0].get_weights(), strict=True
