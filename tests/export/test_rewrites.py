@@ -112,6 +112,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "every level pooled": ("S", {"roi_levels": 4, "anchor_ratios": (1.0,)}),
     "samples outside the map": ("M", {"roi_finest": 0.5}),
     "odd input": ("S", {"input_size": 192}),
+    "int8 twin": ("S", {"backbone": "mobilenetv3_d_int8"}),
     "mobilenetv2": ("M", {"backbone": "mobilenetv2"}),
     "mobilenetv3large": ("M", {"backbone": "mobilenetv3large", "align": False}),
     "mobilenetv3large, aligned": ("M", {"backbone": "mobilenetv3large"}),
