@@ -220,6 +220,11 @@ def test_pooling(variant: str, channels: int, rows: Any, reduce: str) -> None:
     np.testing.assert_allclose(pooled, expected[:, how.channel_of.reshape(-1)], atol=1e-5)  # measured 0
 
 
+def test_small_tables_are_transposed() -> None:
+    widths = {v: table_rows(tinydet_tf.build_detector(v, num_classes=2), ALL) for v in VARIANTS}
+    assert {v: rows.transposed for v, rows in widths.items() if rows} == {"S": True, "M": True, "L": False}
+
+
 def test_pooling_falls_back_where_samples_may_lie_outside() -> None:
     """RoIs of a point on level 2: raised to 0.1 cells they reach out of the map, where the plain form reads zeros."""
     config = tinydet_tf.config.model_config("M", roi_finest=0.5)

@@ -40,7 +40,8 @@ REWRITES: dict[str, str] = {
         "PSRoIAlign with one gather a sample and corner, row numbers by products with 0/1 matrices, no broadcasting"
     ),
     "rows_of_bins": (
-        "the table that PSRoIAlign gathers from is transposed once, so that each gather reads all channels of a bin"
+        "the table that PSRoIAlign gathers from is transposed once, so that each gather reads all channels of a bin; "
+        "not where the table is much larger than what is read from it, as in L"
     ),
 }
 

@@ -17,7 +17,8 @@ def table_rows(detector: TinyDet, rewrites: frozenset[str]) -> psroi.Rows | None
     config = detector.config
     if "gather_corners" not in rewrites or not psroi.samples_stay_inside(config):
         return None
-    rows = (psroi.bins if "rows_of_bins" in rewrites else psroi.single_channels)(config.channels)
+    transposed = "rows_of_bins" in rewrites and psroi.transposing_pays(config)
+    rows = (psroi.bins if transposed else psroi.single_channels)(config.channels)
     return rows if psroi.rows_fit(config, rows) else None
 
 

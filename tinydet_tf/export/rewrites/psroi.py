@@ -81,6 +81,17 @@ def rows_fit(config: ModelConfig, rows: Rows) -> bool:
     return cells * (config.channels // rows.width) < 2**24
 
 
+def transposing_pays(config: ModelConfig) -> bool:
+    """Whether to transpose the table once, or to gather every channel by itself.
+
+    A number costs about as much to transpose as a sixth of a gather. Measured (docs/rewrites.md): transposing gains 3
+    to 7% of M and 11 to 16% of S; it costs L, whose table is large, 3% in float32 and nothing in int8.
+    """
+    cells = sum(size**2 for size in config.level_sizes[: config.roi_levels])
+    spared = 16 * config.proposals_test * (config.channels - _CELLS)
+    return cells * config.channels <= 6 * spared
+
+
 def reads_fewer(config: ModelConfig, rows: Rows) -> bool:
     """Whether the gathers read fewer numbers than the table has: then a quantized table is dequantized behind them."""
     cells = sum(size**2 for size in config.level_sizes[: config.roi_levels])
