@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS")
     parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
     parser.add_argument("--format", choices=("float32", "float16", "dynamic", "int8", "int16"), default="float32")
-    parser.add_argument("--postprocess", choices=("host", "tasks"), default="host")
+    parser.add_argument(
+        "--postprocess",
+        choices=("host", "tasks"),
+        default="host",
+        help="where soft-NMS runs: in tinydet_lite, or in the file, for MediaPipe Tasks and Android (docs/tasks.md)",
+    )
+    parser.add_argument(
+        "--picture-size",
+        type=size,
+        metavar="WxH",
+        help="of tasks: the pictures whose boxes shall be exact to the pixel (default: the input's own size)",
+    )
     calibration = parser.add_argument_group("images that int8 and int16 take their ranges from")
     calibration.add_argument(
         "--data", "--calibration", metavar="DIR", help="as in train.py (default: what the run was trained on)"
@@ -32,6 +44,14 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--list-rewrites", action=ListRewrites, nargs=0, help="what rewrites there are, and exit")
     return parser.parse_args()
+
+
+def size(text: str) -> tuple[int, int]:
+    """'640x480' -> (640, 480)."""
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WxH in pixels, for example 640x480")
+    return int(found[1]), int(found[2])
 
 
 class ListRewrites(argparse.Action):
@@ -51,6 +71,8 @@ def main() -> None:
         raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
     if args.calibration_images is not None and args.calibration_images < 1:
         raise UserError(f"--calibration-images is {args.calibration_images}; give at least 1")
+    if args.picture_size is not None and args.postprocess != "tasks":
+        raise UserError("--picture-size is for --postprocess tasks: the host sees how large the picture is")
     rewrites = rewrites_for(args.format) - check_rewrites(frozenset(args.without))
     if not args.output.parent.is_dir():
         raise UserError(f"--output {args.output}: there is no folder {args.output.parent}")
@@ -80,13 +102,14 @@ def main() -> None:
     elif args.data is not None or args.calibration_images is not None:
         raise UserError(f"--data and --calibration-images are for --format int8 and int16, not {args.format}")
     if kept is not None:
-        exported = export_int8(detector, config, kept, postprocess=args.postprocess)
+        exported = export_int8(detector, config, kept, postprocess=args.postprocess, picture_size=args.picture_size)
     else:
         exported = export(
             detector,
             config,
             scheme,
             postprocess=args.postprocess,
+            picture_size=args.picture_size,
             rewrites=rewrites,
             samples=samples,
             progress=True,

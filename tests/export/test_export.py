@@ -168,8 +168,8 @@ def test_forms_that_are_not_there_say_so() -> None:
     detector = tinydet_tf.build_detector("S", num_classes=6)
     with pytest.raises(UserError, match="format 'int4' does not exist; choose from float32, float16"):
         convert(detector, config_of("S"), quantization="int4")
-    with pytest.raises(UserError, match="--postprocess tasks is not there yet; use host"):
-        convert(detector, config_of("S"), postprocess="tasks")
+    with pytest.raises(UserError, match="--postprocess phone does not exist; use host or tasks"):
+        convert(detector, config_of("S"), postprocess="phone")
     labels = dataclasses.replace(config_of("S"), class_names=(*NAMES[:5], "two\nlines"))
     with pytest.raises(UserError, match="one line"):
         convert(detector, labels)

@@ -1,6 +1,6 @@
 """The Detector: a TinyDet .tflite, called with a picture.
 
-Shape letters: S input size, P proposals, C classes.
+Shape letters: S input size, C classes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from .detections import Detections
 from .errors import UserError
 from .files import PathLike
+from .flatbuffer import check_flatbuffer
+from .forms import Outputs, form_of
 from .metadata import read_model
-from .postprocess import postprocess
 from .preprocess import ImageSource, as_rgb_array, resize_to
 from .runtime import Session
 
 INPUT = "image"
-BOXES = "boxes"
-CLASS_PROBS = "class_probs"
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,19 @@ class Timing:
     invoke_ms: float
     postprocess_ms: float
     total_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture that is ready for the network: what `Detector.prepare` gives, in another thread perhaps.
+
+    Attributes:
+        pixels: uint8 [H, W, 3], RGB, upright.
+        resized: uint8 [S, S, 3], the same picture as the network sees it.
+    """
+
+    pixels: NDArray[np.uint8]
+    resized: NDArray[np.uint8]
 
 
 class Detector:
@@ -49,7 +61,8 @@ class Detector:
         input_size: S.
         runtime: which TFLite runtime runs it.
         num_threads: how many threads it uses.
-        score_threshold, iou_threshold, max_detections: as given, or the file's.
+        score_threshold, iou_threshold, max_detections: as given, or the file's; iou_threshold is None for a file
+            whose soft-NMS is inside (--postprocess tasks).
     """
 
     def __init__(
@@ -63,11 +76,12 @@ class Detector:
         """Load a model.
 
         Args:
-            path: a .tflite that scripts/export.py wrote with --postprocess host.
+            path: a .tflite that scripts/export.py wrote, with either --postprocess.
             num_threads: None for all cores this process may use, at most four.
             score_threshold: a detection scores at least this. Evaluation uses 0.
             max_detections: the most a picture may have; None for the file's value (100).
-            iou_threshold: overlap above which soft-NMS lowers a score; None for the file's value (0.5).
+            iou_threshold: overlap above which soft-NMS lowers a score; None for the file's value (0.5). Not for a
+                file of --postprocess tasks.
 
         Raises:
             UserError: the file is missing, damaged or no TinyDet model, no runtime works, or an argument is
@@ -78,16 +92,10 @@ class Detector:
         self.labels = file.labels
         self.input_size = file.info.input_size
         self.score_threshold = _fraction("score_threshold", score_threshold)
-        nms = file.info.nms
-        self.iou_threshold = _fraction("iou_threshold", nms.iou_threshold if iou_threshold is None else iou_threshold)
-        self.max_detections = nms.max_detections if max_detections is None else max_detections
-        if self.max_detections < 1:
-            raise UserError(f"max_detections {self.max_detections} came; expected at least 1")
-        if file.info.postprocess != "host":
-            raise UserError(
-                f"{path} was exported with --postprocess {file.info.postprocess}, which other programs read; "
-                "for tinydet_lite export it with --postprocess host"
-            )
+        self._form = form_of(file.info, file.labels, iou_threshold=iou_threshold, max_detections=max_detections)
+        self.iou_threshold = self._form.iou_threshold
+        self.max_detections = self._form.max_detections
+        check_flatbuffer(file.model, str(path))
         self._session = Session(file.model, num_threads)
         self.runtime = self._session.runtime
         self.num_threads = self._session.num_threads
@@ -109,27 +117,24 @@ class Detector:
         """
         return self.timed(image)[0]
 
-    def timed(self, image: ImageSource) -> tuple[Detections, Timing]:
-        """As calling the Detector, and where the time went."""
-        start = time.perf_counter()
+    def prepare(self, image: ImageSource) -> Prepared:
+        """Decode and resize a picture, without the network, so that the next one can be made ready meanwhile.
+
+        Raises:
+            UserError: as calling the Detector.
+        """
         pixels = as_rgb_array(image)
-        resized = resize_to(pixels, self.input_size)
+        return Prepared(pixels, resize_to(pixels, self.input_size))
+
+    def timed(self, image: ImageSource | Prepared) -> tuple[Detections, Timing]:
+        """As calling the Detector, and where the time went; it takes what `prepare` made, too."""
+        start = time.perf_counter()
+        ready = image if isinstance(image, Prepared) else self.prepare(image)
+        pixels, resized = ready.pixels, ready.resized
         prepared = time.perf_counter()
-        boxes, class_probs, invoke_seconds = self._infer(resized)
+        outputs, invoke_seconds = self._infer(resized)
         inferred = time.perf_counter()
-        nms = self.info.nms
-        detections = postprocess(
-            boxes,
-            class_probs,
-            (pixels.shape[1], pixels.shape[0]),
-            self.input_size,
-            score_threshold=nms.score_threshold,
-            iou_threshold=self.iou_threshold,
-            min_score=nms.min_score,
-            max_detections=self.max_detections,
-            final_threshold=self.score_threshold,
-            labels=self.labels,
-        )
+        detections = self._form.detections(outputs, (pixels.shape[1], pixels.shape[0]), self.score_threshold)
         end = time.perf_counter()
         timing = Timing(
             preprocess_ms=1e3 * (prepared - start),
@@ -139,34 +144,34 @@ class Detector:
         )
         return detections, timing
 
-    def raw(self, image: ImageSource) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The network's own outputs for one picture, before any threshold.
+    def raw(self, image: ImageSource) -> Outputs:
+        """The network's own outputs for one picture by name, batch of one, before any threshold.
 
         Returns:
-            (boxes float32 [P, 4], inclusive pixels of the S x S input; class_probs float32 [P, C + 1],
-            background first)
+            --postprocess host: boxes float32 [1, P, 4], inclusive pixels of the S x S input, and class_probs float32
+            [1, P, C + 1], background first; tasks: location, category, score and count (`forms.TasksForm`).
         """
-        boxes, class_probs, _ = self._infer(resize_to(as_rgb_array(image), self.input_size))
-        return boxes, class_probs
+        return self._infer(resize_to(as_rgb_array(image), self.input_size))[0]
 
-    def _infer(self, resized: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+    def _infer(self, resized: NDArray[np.uint8]) -> tuple[Outputs, float]:
         with self._lock:
-            outputs, seconds = self._session.run({INPUT: resized[np.newaxis]})
-        return outputs[BOXES][0], outputs[CLASS_PROBS][0], seconds
+            return self._session.run({INPUT: resized[np.newaxis]})
 
     def _check_tensors(self, path: Path) -> None:
         """The file's words about itself are one thing, its tensors another: they must agree."""
-        size, classes = self.input_size, self.info.num_classes
         inputs, outputs = self._session.inputs, self._session.outputs
-        if set(inputs) != {INPUT} or not {BOXES, CLASS_PROBS} <= set(outputs):
+        expected = self._form.expected()
+        if set(inputs) != {INPUT} or not set(expected) <= set(outputs):
             raise UserError(
                 f"{path} has inputs {sorted(inputs)} and outputs {sorted(outputs)}; "
-                f"expected {INPUT!r}, and {BOXES!r} and {CLASS_PROBS!r}"
+                f"expected {INPUT!r}, and {', '.join(map(repr, expected))}"
             )
-        proposals = int(outputs[BOXES]["shape"][1]) if len(outputs[BOXES]["shape"]) == 3 else 0
-        _check_tensor(path, INPUT, inputs[INPUT], [1, size, size, 3], np.uint8)
-        _check_tensor(path, BOXES, outputs[BOXES], [1, proposals, 4], np.float32)
-        _check_tensor(path, CLASS_PROBS, outputs[CLASS_PROBS], [1, proposals, classes + 1], np.float32)
+        _check_tensor(path, INPUT, inputs[INPUT], [1, self.input_size, self.input_size, 3], np.uint8)
+        # The first output tells the number of rows; the others must have as many.
+        first = [int(side) for side in outputs[next(iter(expected))]["shape"]]
+        rows = first[1] if len(first) > 1 else 0
+        for name, shape in expected.items():
+            _check_tensor(path, name, outputs[name], [rows if side is None else side for side in shape], np.float32)
 
 
 def _check_tensor(path: Path, name: str, details: dict[str, Any], shape: list[int], dtype: type[Any]) -> None:

@@ -1,9 +1,10 @@
 """What a TinyDet .tflite says about itself, and the checks before an interpreter may see it.
 
 Behind the flatbuffer lies an uncompressed ZIP (TFLite's associated files: `unzip` reads it too) with two
-members: labels.txt, one class name a line, class 0 first; and tinydet.json, the fields of `ModelInfo`. It
-carries the flatbuffer's length and SHA-256, because interpreters do not check what they load: they crash on
-damaged files.
+members: labels.txt, one class name a line, class 0 first, which is also where the TFLite metadata inside a
+file of --postprocess tasks says that the labels are; and tinydet.json, the fields of `ModelInfo`. It carries
+the flatbuffer's length and SHA-256, because interpreters do not check what they load: they crash on damaged
+files.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
     """16-bit grey (mode I;16*, or I in older Pillows) -> RGB. Pillow itself would clip at 255."""
     if image.mode == "F":
         raise UserError(f"{name} has floating-point pixels, whose white is unknown; save it with 8 or 16 bits")
-    values = np.asarray(image).astype(np.int64)  # [H, W]
+    values = np.asarray(image).astype(np.int32)  # [H, W]
     if values.min() < 0 or values.max() > 65535:
         raise UserError(f"{name} has grey values from {values.min()} to {values.max()}; expected 16 bits (0 to 65535)")
     grey = ((values + 128) // 257).astype(np.uint8)  # 65535 -> 255, rounded

@@ -12,6 +12,7 @@ import operator
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -54,12 +55,13 @@ class Session:
         """Build an interpreter with the first runtime that can.
 
         Args:
-            model: a flatbuffer that is known to be sound; interpreters crash on damaged ones (`metadata`
-                checks).
+            model: a flatbuffer that is known to be sound; interpreters crash on damaged ones
+                (`flatbuffer.check_flatbuffer`, `trial.try_model`).
             num_threads: None for `default_threads()`.
 
         Raises:
-            UserError: no runtime works; the message names each one tried and why it failed.
+            UserError: no runtime works; the message names each one tried and why it failed. Or the model has not
+                one signature.
         """
         if num_threads is not None and num_threads < 1:
             raise UserError(f"{num_threads} threads came; expected at least 1")
@@ -67,14 +69,15 @@ class Session:
         self.runtime, self._interpreter = build_interpreter(model, self.num_threads)
         # Some interpreters read from the caller's buffer for as long as they live.
         self._model = model
-        signatures = list(self._interpreter.get_signature_list())
-        if len(signatures) != 1:
-            raise UserError(f"the model has {len(signatures)} signatures {signatures}; expected one")
-        runner = self._interpreter.get_signature_runner(signatures[0])
-        # The runner serves to look up tensor numbers by name; calling it would allocate anew at each picture.
-        # It must be gone before the first run: interpreters refuse to run while anything else refers to them.
-        self.inputs: dict[str, dict[str, Any]] = dict(runner.get_input_details())
-        self.outputs: dict[str, dict[str, Any]] = dict(runner.get_output_details())
+        with _told(self.runtime):
+            signatures = list(self._interpreter.get_signature_list())
+            if len(signatures) != 1:
+                raise UserError(f"the model has {len(signatures)} signatures {signatures}; expected one")
+            runner = self._interpreter.get_signature_runner(signatures[0])
+            # The runner serves to look up tensor numbers by name; calling it would allocate anew at each picture.
+            # It must be gone before the first run: interpreters refuse to run while anything else refers to them.
+            self.inputs: dict[str, dict[str, Any]] = dict(runner.get_input_details())
+            self.outputs: dict[str, dict[str, Any]] = dict(runner.get_output_details())
 
     def run(self, inputs: dict[str, NDArray[Any]]) -> tuple[dict[str, NDArray[Any]], float]:
         """Run the model once.
@@ -84,16 +87,32 @@ class Session:
 
         Returns:
             (a copy of each output by its name, seconds that the interpreter itself took)
+
+        Raises:
+            UserError: the interpreter refuses, in its words.
         """
-        for name, value in inputs.items():
-            self._interpreter.set_tensor(self.inputs[name]["index"], value)
-        start = time.perf_counter()
-        self._interpreter.invoke()
-        seconds = time.perf_counter() - start
-        outputs = {
-            name: np.asarray(self._interpreter.get_tensor(details["index"])) for name, details in self.outputs.items()
-        }
+        with _told(self.runtime):
+            for name, value in inputs.items():
+                self._interpreter.set_tensor(self.inputs[name]["index"], value)
+            start = time.perf_counter()
+            self._interpreter.invoke()
+            seconds = time.perf_counter() - start
+            outputs = {
+                name: np.asarray(self._interpreter.get_tensor(details["index"]))
+                for name, details in self.outputs.items()
+            }
         return outputs, seconds
+
+
+@contextlib.contextmanager
+def _told(runtime: str) -> Iterator[None]:
+    """What an interpreter raises over a model it cannot work with, as a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (RuntimeError, ValueError, MemoryError) as error:  # a text that is not UTF-8 is a ValueError
+        raise UserError(f"{runtime} cannot run the model ({_first_line(error)})") from error
 
 
 def build_interpreter(model: bytes, num_threads: int) -> tuple[str, Any]:

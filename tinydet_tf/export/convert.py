@@ -16,13 +16,12 @@ from tinydet_lite.files import atomic_write
 from tinydet_lite.metadata import ModelInfo, append_metadata
 from tinydet_tf.config import Config
 from tinydet_tf.export.calibration import Calibration, Samples
-from tinydet_tf.export.graph import HostGraph
+from tinydet_tf.export.graph import HostGraph, build_graph
 from tinydet_tf.export.quantize import quantize
 from tinydet_tf.export.rewrites import rewrites_for
 from tinydet_tf.export.schemes import Scheme, scheme_named
+from tinydet_tf.export.tasks_metadata import put_in, tasks_metadata
 from tinydet_tf.model.detector import TinyDet
-
-POSTPROCESSES = ("host",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +38,7 @@ def convert(
     *,
     quantization: str = "float32",
     postprocess: str = "host",
+    picture_size: tuple[int, int] | None = None,
     rewrites: frozenset[str] | None = None,
     samples: Samples | None = None,
 ) -> bytes:
@@ -46,11 +46,13 @@ def convert(
 
     Args:
       quantization: a key of `schemes.FORMATS`.
+      postprocess: a key of `graph.GRAPHS`.
+      picture_size: (W, H), see `graph.TasksGraph`.
       rewrites: of the traced graph (`tinydet_tf.export.rewrites`); None: those that pay for the format.
       samples: calibration images, for int8 and int16.
 
     Raises:
-      UserError: a format, form or rewrite that does not exist (yet), or calibration images that are missing or do not
+      UserError: a format, form or rewrite that does not exist, or calibration images that are missing or do not
         fit.
     """
     return export(
@@ -58,6 +60,7 @@ def convert(
         config,
         scheme_named(quantization),
         postprocess=postprocess,
+        picture_size=picture_size,
         rewrites=rewrites,
         samples=samples,
     ).content
@@ -69,14 +72,14 @@ def export(
     scheme: Scheme,
     *,
     postprocess: str = "host",
+    picture_size: tuple[int, int] | None = None,
     rewrites: frozenset[str] | None = None,
     samples: Samples | None = None,
     progress: bool = False,
 ) -> Exported:
     """As `convert`, by any scheme; gives what it was calibrated with too."""
-    if postprocess not in POSTPROCESSES:
-        raise UserError(f"--postprocess {postprocess} is not there yet; use {' or '.join(POSTPROCESSES)}")
-    graph = HostGraph(detector, rewrites_for(scheme.name) if rewrites is None else rewrites)
+    chosen = rewrites_for(scheme.name) if rewrites is None else rewrites
+    graph = build_graph(detector, postprocess, chosen, picture_size)
     quantized = quantize(to_flatbuffer(graph), scheme, samples, progress=progress)
     content = with_metadata(quantized.model, detector, config, scheme.name, quantized.calibration, postprocess)
     return Exported(content, quantized.calibration)
@@ -90,13 +93,25 @@ def with_metadata(
     calibration: Calibration | None = None,
     postprocess: str = "host",
 ) -> bytes:
-    """A flatbuffer with labels and everything else that tinydet_lite needs behind it."""
+    """A flatbuffer with labels and everything else that tinydet_lite needs behind it, and what tasks need inside."""
+    producer = f"tinydet-tf {tinydet_tf.__version__}"
+    if postprocess == "tasks":
+        model = put_in(
+            model,
+            tasks_metadata(
+                name=f"TinyDet-{config.variant}",
+                description=f"Finds objects of {detector.num_classes} classes in a picture. {quantization}.",
+                version=producer,
+                image_size=detector.config.input_size,
+                num_classes=detector.num_classes,
+            ),
+        )
     info = ModelInfo(
         variant=config.variant,
         input_size=detector.config.input_size,
         num_classes=detector.num_classes,
         category_ids=config.category_ids,
-        producer=f"tinydet-tf {tinydet_tf.__version__}",
+        producer=producer,
         postprocess=postprocess,
         quantization=quantization,
         calibration=calibration.note() if calibration is not None else "",

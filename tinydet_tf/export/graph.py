@@ -1,4 +1,4 @@
-"""What is traced for the edge: the detector, batch 1, static shapes, uint8 in, normalization inside.
+"""What is traced for the edge: the detector, batch 1, static shapes, uint8 in, normalization inside; a class a form.
 
 Every tensor lies in one of the scopes of `tinydet_tf.export.scopes`.
 """
@@ -10,10 +10,13 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from tinydet_lite.detector import BOXES, CLASS_PROBS, INPUT
+from tinydet_lite.detector import INPUT
+from tinydet_lite.errors import UserError
+from tinydet_lite.forms import BOXES, CATEGORY, CLASS_PROBS, COUNT, LOCATION, SCORE
 from tinydet_tf.export.rewrites import check_rewrites
 from tinydet_tf.export.rewrites.detector import rewritten
 from tinydet_tf.export.scopes import FINAL, HEAD, IMAGE, PROPOSALS, ROI, TRUNK, call_in_scopes, scope, trunk_scope
+from tinydet_tf.export.suppression import soft_nms
 from tinydet_tf.layers.grouped_conv import GroupedConv2D
 from tinydet_tf.layers.psroi_align import psroi_align_gather
 from tinydet_tf.model.backbone import normalize
@@ -56,7 +59,7 @@ class HostGraph(tf.Module):
     def __init__(self, detector: TinyDet, rewrites: frozenset[str] = frozenset()) -> None:
         super().__init__(name="tinydet")
         self.rewrites = check_rewrites(rewrites)
-        size = detector.config.input_size
+        self.input_size = size = detector.config.input_size
         # Only the variables are tracked: a SavedModel of the Keras model itself would trace every layer once more.
         self.variables_of_detector = list(detector.variables)
 
@@ -66,10 +69,80 @@ class HostGraph(tf.Module):
             else:
                 with grouped_convs_as_one_op(detector):
                     outputs = as_trained(detector, image)
-            return {name: outputs[name] for name in (BOXES, CLASS_PROBS)}
+            return self.outputs(outputs["boxes"], outputs["class_probs"])
 
         spec = tf.TensorSpec([1, size, size, 3], tf.uint8, name=INPUT)
         self.serve = tf.function(serve, input_signature=[spec], autograph=False)
+
+    def outputs(self, boxes: tf.Tensor, class_probs: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The signature's outputs of what the detector gives: boxes [1, P, 4], class_probs [1, P, C+1]."""
+        return {BOXES: boxes, CLASS_PROBS: class_probs}
+
+
+class TasksGraph(HostGraph):
+    """The form that MediaPipe Tasks and Android's Task Library read: image -> N = 100 detections, soft-NMS inside.
+
+    Signature `serving_default`: image as `HostGraph` -> location float32 [1, N, 4] ymin, xmin, ymax, xmax as shares
+    of the image in [0, 1]; category float32 [1, N] from 0; score float32 [1, N], descending; count float32 [1]. Rows
+    from `count` on are zeros.
+
+    Args:
+      detector, rewrites: as `HostGraph`.
+      picture_size: (W, H) of the pictures for which boxes are exact; None: the input's own size. Inclusive boxes end
+        one pixel of the picture after their last coordinate, and nothing tells the graph how large that is.
+    """
+
+    def __init__(
+        self,
+        detector: TinyDet,
+        rewrites: frozenset[str] = frozenset(),
+        picture_size: tuple[int, int] | None = None,
+    ) -> None:
+        size = detector.config.input_size
+        width, height = picture_size or (size, size)
+        self.pixel = (size / width, size / height)
+        super().__init__(detector, rewrites)
+
+    def outputs(self, boxes: tf.Tensor, class_probs: tf.Tensor) -> dict[str, tf.Tensor]:
+        size = self.input_size
+        with scope(FINAL):
+            found = soft_nms(boxes[0], class_probs[0], image_size=size, pixel=self.pixel)
+            location = tf.gather(found.boxes, [1, 0, 3, 2], axis=1) * (1.0 / size)
+            return {
+                LOCATION: location[None],
+                CATEGORY: found.class_ids[None],
+                SCORE: found.scores[None],
+                COUNT: found.count,
+            }
+
+
+#: Of each --postprocess what is traced.
+GRAPHS: dict[str, type[HostGraph]] = {"host": HostGraph, "tasks": TasksGraph}
+
+
+def build_graph(
+    detector: TinyDet,
+    postprocess: str = "host",
+    rewrites: frozenset[str] = frozenset(),
+    picture_size: tuple[int, int] | None = None,
+) -> HostGraph:
+    """The graph of a form, a key of `GRAPHS`.
+
+    Args:
+      picture_size: see `TasksGraph`; the host knows the picture's size itself.
+
+    Raises:
+      UserError: no such form, a rewrite that does not exist, or a picture size that is none or has no use.
+    """
+    if postprocess not in GRAPHS:
+        raise UserError(f"--postprocess {postprocess} does not exist; use {' or '.join(GRAPHS)}")
+    if picture_size is None:
+        return GRAPHS[postprocess](detector, rewrites)
+    if postprocess != "tasks":
+        raise UserError("--picture-size is for --postprocess tasks: the host sees how large the picture is")
+    if min(picture_size) < 1:
+        raise UserError(f"--picture-size {picture_size[0]}x{picture_size[1]} came; give at least 1x1")
+    return TasksGraph(detector, rewrites, picture_size)
 
 
 def as_trained(detector: TinyDet, image: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -20,8 +20,8 @@ from tinydet_lite.files import atomic_write
 from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.export.calibration import Observation, Samples, load_samples, observe, ranges
-from tinydet_tf.export.convert import POSTPROCESSES, Exported, to_flatbuffer, with_metadata
-from tinydet_tf.export.graph import HostGraph
+from tinydet_tf.export.convert import Exported, to_flatbuffer, with_metadata
+from tinydet_tf.export.graph import HostGraph, build_graph
 from tinydet_tf.export.quantize import observed_tensors, quantize
 from tinydet_tf.export.rewrites import rewrites_for
 from tinydet_tf.export.schemes import FORMATS
@@ -96,16 +96,20 @@ def kept_ranges(model: Path) -> tuple[Samples, dict[str, Observation]] | None:
 
 
 def export_int8(
-    detector: TinyDet, config: Config, kept: tuple[Samples, dict[str, Observation]], *, postprocess: str = "host"
+    detector: TinyDet,
+    config: Config,
+    kept: tuple[Samples, dict[str, Observation]],
+    *,
+    postprocess: str = "host",
+    picture_size: tuple[int, int] | None = None,
 ) -> Exported:
     """The int8 .tflite of a detector by what `kept_ranges` gave for its run.
 
     Raises:
-      UserError: `postprocess` is not there yet, or another version of the exporter kept the ranges and named the
-        tensors otherwise.
+      UserError: as `graph.build_graph`, or another version of the exporter kept the ranges and named the tensors
+        otherwise.
     """
-    if postprocess not in POSTPROCESSES:
-        raise UserError(f"--postprocess {postprocess} is not there yet; use {' or '.join(POSTPROCESSES)}")
+    graph = build_graph(detector, postprocess, rewrites_for("int8"), picture_size)
     samples, observations = kept
     model = _int8_graph(detector)
     missing = set(observed_tensors(model)) - set(observations)
@@ -114,6 +118,8 @@ def export_int8(
             f"the run's {CALIBRATION} knows nothing of {len(missing)} tensors of this graph, for example "
             f"{min(missing)!r}: it was kept by another version; remove it to calibrate with images instead"
         )
+    if postprocess != "host":  # what it adds stays float and has no ranges
+        model = to_flatbuffer(graph)
     done = quantize(model, FORMATS["int8"], samples, observations=observations)
     found = (done.model, detector, config, "int8", done.calibration)
     return Exported(with_metadata(*found, postprocess), done.calibration)

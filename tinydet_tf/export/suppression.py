@@ -1,0 +1,104 @@
+"""Class-wise Gaussian soft-NMS of one image in the graph, by the one builtin operator that has it.
+
+Shape letters: P proposals, C classes, K candidates (the best pairs of a proposal and a class), N detections.
+
+The host's linear soft-NMS (tinydet_lite.postprocess) needs a loop, which a .tflite of one subgraph cannot hold.
+NON_MAX_SUPPRESSION_V5 multiplies the score of a box by exp(-0.5 * IoU**2 / sigma) for each better one instead. What the
+difference costs, and how the numbers below were chosen: docs/tasks.md.
+
+Two traps of the runtimes' kernel are kept away. It takes a box from its queue by suppressing it with itself, so a box
+without area would fill the output: every side has a least length, and a box that covers another by `IOU_THRESHOLD` ends
+it. And it takes equal scores in any order: each candidate's score is lowered by its place, by 3e-5 of it at most.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tinydet_lite.postprocess import MAX_DETECTIONS, MIN_SCORE, SCORE_THRESHOLD
+
+#: Best pairs of proposal and class that enter; of 200 proposals and 80 classes there are 16,000.
+CANDIDATES = 256
+SIGMA = 0.2
+#: A box that overlaps a better one of its class so much is dropped.
+IOU_THRESHOLD = 0.9
+#: Pixels. Far below what a detector finds, far above the rounding of coordinates that are shifted apart.
+MIN_SIDE = 2.0**-6
+_STEP = 2.0**-23  # the least relative difference that two float32 keep
+
+
+class Suppressed(NamedTuple):
+    """Detections of one image, best first; rows from `count` on are zeros.
+
+    boxes: float32 [N, 4] continuous corners x1, y1, x2, y2 in pixels within [0, S]; class_ids: float32 [N], from 0;
+    scores: float32 [N]; count: float32 [1], at most N.
+    """
+
+    boxes: tf.Tensor
+    class_ids: tf.Tensor
+    scores: tf.Tensor
+    count: tf.Tensor
+
+
+def soft_nms(
+    boxes: tf.Tensor,
+    class_probs: tf.Tensor,
+    *,
+    image_size: int,
+    pixel: tuple[float, float] = (1.0, 1.0),
+    sigma: float = SIGMA,
+    iou_threshold: float = IOU_THRESHOLD,
+    candidates: int = CANDIDATES,
+    max_detections: int = MAX_DETECTIONS,
+) -> Suppressed:
+    """The detections of one image, N = min(max_detections, P * C).
+
+    Args:
+      boxes: float32 [P, 4] inclusive pixels.
+      class_probs: float32 [P, C+1], index 0 the background.
+      image_size: S, pixels of a side of the square input.
+      pixel: width and height of a pixel of the source picture, in pixels of the input: what an inclusive box ends
+        after its last coordinate. The published boxes are inclusive in the source picture.
+    """
+    proposals, classes = class_probs.shape[0], class_probs.shape[1] - 1
+    count = min(candidates, proposals * classes)
+    size = min(max_detections, proposals * classes)
+    scores, index = tf.math.top_k(tf.reshape(class_probs[:, 1:], [-1]), count)  # [K]; equal ones by index
+    proposal = index // classes
+    class_id = index - proposal * classes
+    low = tf.clip_by_value(boxes[:, :2], 0.0, image_size - MIN_SIDE)
+    high = tf.clip_by_value(
+        tf.maximum(boxes[:, 2:] + tf.constant(pixel, tf.float32), low + MIN_SIDE), 0.0, float(image_size)
+    )
+    chosen = tf.gather(tf.concat([low, high], -1), proposal)  # [K, 4]
+    # Each class in a field of its own of a square grid: fields touch, so only boxes of one class overlap.
+    fields = _fields(classes) * np.float32(image_size)
+    place = tf.constant(1.0 - _STEP * np.arange(count, dtype=np.float32))
+    selected, kept_scores, found = tf.raw_ops.NonMaxSuppressionV5(
+        boxes=chosen + tf.gather(tf.constant(fields), class_id),
+        scores=tf.where(scores > SCORE_THRESHOLD, scores * place, 0.0),
+        max_output_size=size,
+        iou_threshold=iou_threshold,
+        score_threshold=MIN_SCORE,
+        soft_nms_sigma=sigma,
+        pad_to_max_output_size=True,
+    )
+    selected = tf.reshape(selected, [size])
+    there = tf.cast(tf.range(size) < found, tf.float32)
+    return Suppressed(
+        boxes=tf.gather(chosen, selected) * there[:, None],
+        class_ids=tf.cast(tf.gather(class_id, selected), tf.float32) * there,
+        scores=tf.reshape(kept_scores, [size]) * there,
+        count=tf.reshape(tf.cast(found, tf.float32), [1]),
+    )
+
+
+def _fields(classes: int) -> np.ndarray:
+    """[C, 4]: the column and row of each class as x, y, x, y. All in one row would cost the coordinates digits."""
+    side = math.isqrt(classes - 1) + 1
+    rows, columns = np.divmod(np.arange(classes), side)
+    return np.stack([columns, rows, columns, rows], -1).astype(np.float32)
