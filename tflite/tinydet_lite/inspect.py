@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from .cli import printable
-from .errors import UserError
 from .files import PathLike
+from .flatbuffer import check_flatbuffer
 from .macs import operator_macs
-from .metadata import IDENTIFIER, INFO_MEMBER, parse_model, read_bytes
+from .metadata import INFO_MEMBER, parse_model, read_bytes
 from .runtime import build_interpreter
 
 _DELEGATE = "delegate"  # what interpreters call the node that stands for a partition, in capitals or not
@@ -98,16 +98,14 @@ class Inspection:
 def read_flatbuffer(path: PathLike) -> bytes:
     """The model in a .tflite, TinyDet's or another's, without the metadata behind TinyDet's.
 
-    Another's is only checked for being a .tflite: runtimes crash on damaged ones.
-
     Raises:
-        UserError: it cannot be read, is no .tflite, or is a damaged TinyDet file.
+        UserError: it cannot be read, is no .tflite, is a damaged TinyDet file, or its flatbuffer is damaged
+            (`flatbuffer.check_flatbuffer`).
     """
     content, name = read_bytes(path), str(Path(path))
     if INFO_MEMBER.encode() in content:
-        return parse_model(content, name).model
-    if content[4:8] != IDENTIFIER:
-        raise UserError(f"{name} is not a .tflite (no {IDENTIFIER.decode()} at byte 4)")
+        content = parse_model(content, name).model
+    check_flatbuffer(content, name)
     return content
 
 

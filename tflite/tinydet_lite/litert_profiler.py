@@ -13,8 +13,6 @@ import ctypes
 import importlib.metadata
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,7 +24,8 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .cli import EXIT_WRONG_INPUT
+from .child import ChildCrashed, run_module
+from .cli import run
 from .errors import UserError
 
 _PACKAGE = "ai_edge_litert"
@@ -158,33 +157,14 @@ def _find_library() -> Path:
 
 
 def _call_child(folder: str) -> None:
-    package_parent = str(Path(__file__).resolve().parents[1])
-    # The working directory is another one there, so relative paths must not stay so.
-    inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    paths = [package_parent, *map(os.path.abspath, inherited)]
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "tinydet_lite.litert_profiler", folder],
-            # Python looks for modules in the working directory first; whatever lies there must not be among them.
-            cwd=folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"LiteRT's profiler took longer than {_TIMEOUT_SECONDS} s; ask for fewer runs") from error
-    if done.returncode == 0 and Path(folder, "result.json").is_file():
-        return
-    if done.returncode == EXIT_WRONG_INPUT and Path(folder, "error.txt").is_file():
-        raise UserError(Path(folder, "error.txt").read_text())
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    how = f"was ended by signal {-done.returncode}" if done.returncode < 0 else f"ended with code {done.returncode}"
-    raise UserError(
-        f"LiteRT's profiler {how}; this was written for ai-edge-litert {WRITTEN_FOR}, here is {litert_version()} "
-        f"(last words: {lines[-1] if lines else 'none'})"
-    )
+        run_module("litert_profiler", [folder], "LiteRT's profiler", _TIMEOUT_SECONDS)
+    except ChildCrashed as error:
+        raise UserError(
+            f"{error}; this was written for ai-edge-litert {WRITTEN_FOR}, here is {litert_version()}"
+        ) from error
+    if not Path(folder, "result.json").is_file():
+        raise UserError(f"LiteRT's profiler wrote no result; ai-edge-litert {litert_version()} is here")
 
 
 # What follows runs in the process of its own.
@@ -424,11 +404,7 @@ def group_events(
 
 def _main() -> None:
     folder = Path(sys.argv[1])
-    try:
-        recorded = _profile(folder)
-    except UserError as error:
-        (folder / "error.txt").write_text(str(error))
-        sys.exit(EXIT_WRONG_INPUT)
+    recorded = _profile(folder)
     result = {
         "runs": [
             (total, [(event.name, event.node, event.partition, event.microseconds) for event in events])
@@ -439,4 +415,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    run(_main)

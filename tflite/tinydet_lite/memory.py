@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import re
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import UserError
+from .child import run_module
+from .cli import run
 from .files import PathLike
 from .inspect import read_flatbuffer
 from .runtime import RUNTIME_VARIABLE, RUNTIMES, Session
@@ -55,26 +55,14 @@ def peak_memory(path: PathLike, runtime: str, num_threads: int = 1) -> PeakMemor
     Raises:
         UserError: the child cannot run the model.
     """
-    package_parent = str(Path(__file__).resolve().parents[1])
-    inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
-    paths = [package_parent, *map(os.path.abspath, inherited)]
-    command = [sys.executable, "-m", "tinydet_lite.memory", os.path.abspath(path), runtime, str(num_threads)]
-    try:
-        done = subprocess.run(
-            command,
-            # Python looks for modules in the working directory first, and this package has an inspect.py.
-            cwd=os.path.abspath(os.sep),
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), RUNTIME_VARIABLE: runtime},
-            capture_output=True,
-            timeout=_TIMEOUT_SECONDS,
-            check=False,
-        )
-        values = json.loads(done.stdout) if done.returncode == 0 else None
-    except (subprocess.TimeoutExpired, ValueError) as error:
-        raise UserError(f"{path}: its memory could not be measured ({type(error).__name__})") from error
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise UserError(f"{path}: its memory could not be measured ({lines[-1] if lines else 'no reason given'})")
+    told = run_module(
+        "memory",
+        [os.path.abspath(path), runtime, str(num_threads)],
+        f"{path}: its memory could not be measured",
+        _TIMEOUT_SECONDS,
+        {RUNTIME_VARIABLE: runtime},
+    )
+    values = json.loads(told.splitlines()[-1])
     return None if values is None else PeakMemory(**values)
 
 
@@ -106,4 +94,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    run(_main)

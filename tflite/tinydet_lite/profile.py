@@ -25,6 +25,7 @@ from .inspect import InputTensor, Inspection, Node, inspect_model, read_flatbuff
 from .litert_profiler import Event, Run, litert_version, profile_runs
 from .preprocess import ImageSource, as_rgb_array
 from .synthetic import synthetic_image
+from .trial import try_model
 
 #: Name scopes that scripts/export.py gives the parts of a detector, in the order of the data; "image", the
 #: normalization, is not among them.
@@ -193,6 +194,7 @@ def profile(
             profiler is not there.
     """
     pixels = synthetic_image() if image is None else as_rgb_array(image)
+    try_model(path)
     model = read_flatbuffer(path)
     inspection = inspect_model(model)
     inputs = {tensor.name: input_value(tensor, pixels) for tensor in inspection.inputs}

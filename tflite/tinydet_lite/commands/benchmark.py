@@ -18,6 +18,7 @@ from ..files import atomic_write, check_target
 from ..preprocess import as_rgb_array
 from ..profile import PARTS
 from ..tables import table
+from ..trial import try_model
 
 _UNKNOWN = "-"
 
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.json is not None:
         check_target(arguments.json)  # minutes later would be a pity
     image = None if arguments.image is None else as_rgb_array(arguments.image)
+    for model in arguments.models:
+        try_model(model)
     numbers = (arguments.models, arguments.threads, arguments.runs, arguments.warmup, image)
     if arguments.times_only:
         report = BenchmarkReport(tuple(benchmark(*numbers)), (), (), ())
