@@ -1,4 +1,4 @@
-"""Find objects in an image or a folder of images with a .tflite: see `detect.py --help`."""
+"""Find objects in images, videos and cameras with a .tflite: see `detect.py --help`."""
 
 from tinydet_lite.cli import run
 from tinydet_lite.commands.detect import main

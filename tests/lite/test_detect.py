@@ -1,9 +1,13 @@
 """The command detect: what it writes, and that wrong input ends in one line and exit code 2."""
 
+import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +15,14 @@ import pytest
 from PIL import Image
 
 from tinydet_lite.cli import run
-from tinydet_lite.commands.detect import _drawn_names, main
+from tinydet_lite.commands.detect import main
+from tinydet_lite.commands.progress import Progress
+from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import append_metadata
 
 from .conftest import scene_boxes
+from .test_sources import FakeCapture
+from .videos import moving_block, read_video, write_video
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
@@ -66,12 +74,9 @@ def test_folder_is_sorted_not_recursive_and_nothing_overwrites(model_path, scene
     drawn = [name for name in os.listdir(out) if name != "detections.json"]
     assert len({name.casefold() for name in drawn}) == len(files)
     assert "b_detected.jpg" in drawn
-    assert capsys.readouterr().out.count(" ms\n") == len(files)
-
-
-def test_names_that_only_differ_in_case():
-    names = _drawn_names([Path("A.jpg"), Path("a.jpg"), Path("a.JPG"), Path("a.jpg_detected.jpg")])
-    assert len({name.casefold() for name in names.values()}) == 4
+    told = capsys.readouterr().out
+    assert told.count(": 2 objects (1 red thing, 1 blue thing), ") == len(files)
+    assert f"{len(files)} pictures in " in told
 
 
 def test_threshold(model_path, scene, tmp_path, capsys):
@@ -83,28 +88,297 @@ def test_threshold(model_path, scene, tmp_path, capsys):
 
 def test_wrong_sources(model_path, scene, tmp_path, capsys):
     out = tmp_path / "out"
-    assert "no such image or folder" in _fails(capsys, model_path, tmp_path / "missing.jpg", out)
+    assert "no such image, folder or video" in _fails(capsys, model_path, tmp_path / "missing.jpg", out)
     (tmp_path / "empty").mkdir()
     assert "has no images" in _fails(capsys, model_path, tmp_path / "empty", out)
     (tmp_path / "text.jpg").write_text("no image")
     assert "text.jpg is not an image" in _fails(capsys, model_path, tmp_path / "text.jpg", out)
-    for video in ("0", "clip.mp4", "rtsp://camera/1", "/dev/video0"):
-        assert "videos and cameras are not there yet" in _fails(capsys, model_path, video, out)
+    assert "no such image, folder or video" in _fails(capsys, model_path, tmp_path / "clip.mp4", out)
     Image.fromarray(scene).save(tmp_path / "x.png")
-    assert "--tiles is not there yet" in _fails(capsys, model_path, tmp_path / "x.png", out, "--tiles", "2x2")
+    for tiles, told in (
+        (["--tiles", "2*2"], "expected rows x columns"),
+        (["--tiles", "0x2"], "each from 1 to 64"),
+        (["--tile-size", "3"], "tile size 3 came"),
+        (["--tiles", "2x2", "--tile-size", "64"], "one of the two"),
+        (["--tiles", "2x2", "--overlap", "1"], "overlap 1.0 came"),
+        (["--overlap", "0.1"], "without tiles"),
+    ):
+        assert told in _fails(capsys, model_path, tmp_path / "x.png", out, *tiles)
     assert "score_threshold 7" in _fails(capsys, model_path, tmp_path / "x.png", out, "--threshold", "7")
+    assert "--max-frames 0" in _fails(capsys, model_path, tmp_path / "x.png", out, "--max-frames", "0")
+    unknown = _fails(capsys, model_path, tmp_path / "x.png", out, "--classes", "blue")
+    assert "no class 'blue'; the nearest of its 3: blue thing" in unknown
     assert "0 threads" in _fails(capsys, model_path, tmp_path / "x.png", out, "--threads", "0")
     assert not out.exists()
 
 
-def test_one_bad_image_in_a_folder_leaves_nothing(model_path, scene, tmp_path, capsys):
-    source = tmp_path / "in"
+def test_bad_images_in_a_folder_are_told_and_survived(model_path, scene, tmp_path, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     Image.fromarray(scene).save(source / "a.png")
     whole = (source / "a.png").read_bytes()
-    (source / "z.png").write_bytes(whole[: len(whole) // 2])
-    assert "z.png does not decode" in _fails(capsys, model_path, source, tmp_path / "out")
+    (source / "b.png").write_bytes(whole[: len(whole) // 2])
+    (source / "c.png").write_bytes(whole)
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: main(["--model", str(model_path), "--source", str(source), "--output", str(out)]))
+    assert stop.value.code == 2
+    note, error = capsys.readouterr().err.splitlines()
+    assert note.startswith("note: ") and "b.png does not decode" in note
+    assert f"1 of 3 images could not be read; the others are done, in {out}" in error
+    files = [image["file"] for image in json.loads((out / "detections.json").read_text())["images"]]
+    assert files == ["a.png", "c.png"]
+    assert sorted(os.listdir(out)) == ["a_detected.png", "c_detected.png", "detections.json"]
+
+    (source / "a.png").unlink()
+    (source / "c.png").unlink()
+    with pytest.raises(UserError, match="none of the 1 images could be read"):
+        main(["--model", str(model_path), "--source", str(source), "--output", str(tmp_path / "none")])
+    assert not (tmp_path / "none").exists()
+
+
+def test_classes_max_frames_and_no_drawn(model_path, scene, tmp_path, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in "abc":
+        Image.fromarray(scene).save(source / f"{name}.png")
+    arguments = ["--model", str(model_path), "--source", str(source), "--output", str(out)]
+    main([*arguments, "--classes", "Blue Thing", "1", "--max-frames", "2", "--no-drawn"])
+    images = json.loads((out / "detections.json").read_text())["images"]
+    assert [(image["file"], [found["class_id"] for found in image["detections"]]) for image in images] == [
+        ("a.png", [2]),
+        ("b.png", [2]),
+    ]
+    assert os.listdir(out) == ["detections.json"]
+    told = capsys.readouterr().out
+    assert "2 pictures in " in told and "median " in told and told.endswith(f"wrote detections.json to {out}\n")
+
+
+@pytest.mark.parametrize("tiles", [["--tiles", "2x4", "--overlap", "0.25"], ["--tile-size", "80"]])
+def test_tiles(model_path, tmp_path, tiles):
+    """Two red squares: the model, which sees one box a colour, finds both in tiles alone, and sharper."""
+    picture = np.zeros((128, 256, 3), np.uint8)
+    picture[10:20, 10:20, 0] = picture[100:110, 230:240, 0] = 255
+    Image.fromarray(picture).save(tmp_path / "x.png")
+    arguments = ["--model", str(model_path), "--source", str(tmp_path / "x.png"), "--no-drawn"]
+    found = []
+    for more in ([], tiles):
+        main([*arguments, "--output", str(tmp_path / "out"), *more])
+        (image,) = json.loads((tmp_path / "out" / "detections.json").read_text())["images"]
+        found.append(sorted(detection["box"] for detection in image["detections"]))
+    ((x1, y1, x2, y2),) = found[0]
+    assert x1 <= 12 and y1 <= 12 and x2 >= 230 and y2 >= 100
+    # The box around both is the whole picture's, and stays; it is no truncated one.
+    for square in ((10, 10, 20, 20), (230, 100, 240, 110)):
+        assert min(np.abs(np.subtract(box, square)).max() for box in found[1]) < 2.5
+
+
+def test_all_formats_of_images(model_path, scene, tmp_path):
+    coco = pytest.importorskip("pycocotools.coco")
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in ("000000000139.png", "000000000285.png"):
+        Image.fromarray(scene if "139" in name else np.zeros_like(scene)).save(source / name)
+    arguments = ["--model", str(model_path), "--source", str(source), "--output", str(out), "--no-drawn"]
+    main([*arguments, "--format", "coco", "yolo", "csv"])
+    assert sorted(os.listdir(out)) == ["coco.json", "detections.csv", "labels"]
+
+    truth = coco.COCO()
+    truth.dataset = {
+        "images": [{"id": number, "width": 256, "height": 128} for number in (139, 285)],
+        "categories": [{"id": number, "name": str(number)} for number in (7, 3, 90)],
+        "annotations": [],
+    }
+    truth.createIndex()
+    found = truth.loadRes(str(out / "coco.json"))
+    results = found.loadAnns(found.getAnnIds(imgIds=[139]))
+    assert [result["category_id"] for result in results] == [7, 90]
+    x1, y1, x2, y2 = np.array(scene_boxes(), float).T
+    assert [result["bbox"] for result in results] == np.stack([x1, y1, x2 - x1, y2 - y1], 1).tolist()
+    assert found.getAnnIds(imgIds=[285]) == []
+
+    assert (out / "labels" / "000000000285.txt").read_text() == ""
+    values = np.array([line.split() for line in (out / "labels" / "000000000139.txt").open()], float)
+    shares = np.stack([(x1 + x2) / 2 / 256, (y1 + y2) / 2 / 128, (x2 - x1) / 256, (y2 - y1) / 128], 1)
+    assert values[:, 0].tolist() == [0, 2]
+    assert np.allclose(values[:, 1:5], shares, atol=5e-7) and np.allclose(values[:, 5], 0.9, atol=1e-6)
+
+    rows = list(csv.DictReader((out / "detections.csv").open()))
+    assert [(row["file"], row["frame"], row["time"], row["name"]) for row in rows] == [
+        ("000000000139.png", "0", "", "red thing"),
+        ("000000000139.png", "0", "", "blue thing"),
+    ]
+    assert [[float(row[side]) for side in ("x1", "y1", "x2", "y2")] for row in rows] == scene_boxes().tolist()
+
+
+def test_video(model_path, tmp_path, capsys):
+    """Odd sizes too: the mp4 is rounded up to even ones, the numbers are the source's."""
+    pixels = [moving_block(index, 129, 97)[:, :129] for index in range(30)]
+    path, out = (
+        write_video(tmp_path / "clip.avi", [np.pad(p, ((0, 1), (0, 1), (0, 0))) for p in pixels]),
+        tmp_path / "o",
+    )
+    main(["--model", str(model_path), "--source", str(path), "--output", str(out), "--format", "json", "yolo"])
+    assert sorted(os.listdir(out)) == ["clip_detected.mp4", "detections.jsonl", "labels"]
+    lines = [json.loads(line) for line in (out / "detections.jsonl").open()]
+    assert [line["frame"] for line in lines] == list(range(30))
+    assert [line["time"] for line in lines] == pytest.approx([index / 25 for index in range(30)])
+    assert all((line["width"], line["height"]) == (130, 98) and line["ms"] > 0 for line in lines)
+    for index, line in enumerate(lines):
+        (found,) = line["detections"]
+        assert found["name"] == "red thing"
+        # JPEG and the network's 64 x 64 pixels: two of those. Measured: 2.2 pixels at the most.
+        assert np.abs(np.array(found["box"]) - (16 + 2 * index, 32, 48 + 2 * index, 64)).max() < 4.1
+    drawn, rate = read_video(out / "clip_detected.mp4")
+    assert (len(drawn), rate, drawn[0].shape) == (30, 25.0, (98, 130, 3))
+    assert drawn[0][40:56, 22:42, 0].min() > 180 and drawn[0][40:56, 22:42, 2].max() < 60
+    assert len(os.listdir(out / "labels")) == 30
+    assert (out / "labels" / "clip_000029.txt").read_text().startswith("0 ")
+    told = capsys.readouterr().out
+    assert "30 frames in " in told and "a second; resize, network and soft-NMS: median " in told
+
+
+def test_damaged_video(model_path, tmp_path, capsys):
+    path = write_video(tmp_path / "clip.mkv", [moving_block(index) for index in range(30)])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: main(["--model", str(model_path), "--source", str(path), "--output", str(out)]))
+    assert stop.value.code == 2
+    note, error = capsys.readouterr().err.splitlines()
+    assert "its header announces 30" in note and "clip.mkv is not whole; what came of it is done" in error
+    lines = (out / "detections.jsonl").read_text().splitlines()
+    assert 5 < len(lines) == len(read_video(out / "clip_detected.mp4")[0]) < 25
+
+
+def _camera(monkeypatch, *captures):
+    waiting = list(captures)
+    defaults = (lambda device: waiting.pop(0), 2, 0.01)
+    monkeypatch.setattr("tinydet_lite.sources.Camera.__init__.__defaults__", defaults)
+
+
+class SlowCapture(FakeCapture):
+    def read(self):
+        time.sleep(0.02)
+        return super().read()
+
+
+def test_camera_that_is_lost(model_path, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("cv2")
+    first = SlowCapture([moving_block(index) for index in range(20)])
+    _camera(monkeypatch, first, SlowCapture([], is_open=False), SlowCapture([moving_block(30)]), *[SlowCapture([])] * 2)
+    error = _stopped_camera(capsys, model_path, tmp_path / "out")
+    assert error[-1].endswith(
+        "camera0 is lost: no picture came in 2 attempts to open it again; "
+        f"what was done before is in {tmp_path / 'out'}"
+    )
+    assert any("pictures come again" in line for line in error[:-1])
+    assert all(line.startswith("note: camera0: ") for line in error[:-1])
+    lines = [json.loads(line) for line in (tmp_path / "out" / "detections.jsonl").open()]
+    assert 5 <= len(lines) <= 21
+    assert lines[-1]["frame"] == 20 and lines[-1]["utc"].startswith("20")
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+    drawn, rate = read_video(tmp_path / "out" / "camera0_detected.mp4")
+    # In real time: as long as the camera ran, within a frame at both ends.
+    assert len(drawn) / rate == pytest.approx(lines[-1]["time"] - lines[0]["time"], abs=2.5 / rate)
+
+
+def _stopped_camera(capsys, model, out):
+    with pytest.raises(SystemExit) as stop:
+        run(lambda: main(["--model", str(model), "--source", "0", "--output", str(out)]))
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()
+
+
+def test_camera_without_opencv(model_path, scene, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert "pip install opencv-python-headless" in _fails(capsys, model_path, "0", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    Image.fromarray(scene).save(tmp_path / "x.png")
+    main(["--model", str(model_path), "--source", str(tmp_path / "x.png"), "--output", str(tmp_path / "out")])
+
+
+def test_interrupted(model_path, tmp_path):
+    """In a process of its own, in the middle of a long video: what was done is whole and kept."""
+    path = write_video(tmp_path / "long.mp4", [moving_block(index % 40) for index in range(2000)])
+    out = tmp_path / "out"
+    command = [sys.executable, str(SCRIPTS / "detect.py"), "--model", model_path, "--source", path, "--output", out]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        lines, waited = out / "detections.jsonl", 0
+        while process.poll() is None and waited < 600:
+            time.sleep(0.05)
+            waited += 1
+            # It can be read while it runs.
+            if lines.exists() and len(lines.read_text().splitlines()) >= 20:
+                process.send_signal(signal.SIGINT)
+                break
+        told, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert error.endswith("detect.py: interrupted\n")
+    done = [json.loads(line) for line in lines.open()]
+    assert 20 <= len(done) < 2000
+    assert sorted(os.listdir(out)) == ["detections.jsonl", "long_detected.mp4"]
+    assert len(read_video(out / "long_detected.mp4")[0]) == len(done)
+    assert f"{len(done)} frames in " in told
+
+
+def test_terminated_between_images(model_path, scene, tmp_path, monkeypatch):
+    source, out = tmp_path / "in", tmp_path / "out"
+    source.mkdir()
+    for name in "abcd":
+        Image.fromarray(scene).save(source / f"{name}.png")
+    # As if `kill` came while the second picture's line is printed.
+    show, shown = Progress.show, []
+
+    def kill_at_the_second(progress, result):
+        show(progress, result)
+        shown.append(result.frame.name)
+        if len(shown) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Progress, "show", kill_at_the_second)
+    with pytest.raises(SystemExit) as stop:
+        main(["--model", str(model_path), "--source", str(source), "--output", str(out)])
+    assert stop.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    images = json.loads((out / "detections.json").read_text())["images"]
+    assert [image["file"] for image in images] == shown == ["a.png", "b.png"]
+    assert sorted(os.listdir(out)) == ["a_detected.png", "b_detected.png", "detections.json"]
+
+
+@contextmanager
+def small_files(limit):
+    """A limit on the size of files: writing beyond it fails as on a full disk (Python ignores SIGXFSZ)."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("clip_detected.mp4", ["--format", "yolo"]),
+        ("detections.jsonl", ["--no-drawn"]),
+        ("coco.json", ["--no-drawn", "--format", "coco"]),
+        ("detections.csv", ["--no-drawn", "--format", "csv"]),
+    ],
+)
+def test_full_disk(model_path, tmp_path, monkeypatch, name, more):
+    # The trial of a model writes files, too.
+    monkeypatch.setattr("tinydet_lite.commands.detect.try_model", lambda path: None)
+    path = write_video(tmp_path / "clip.mp4", [moving_block(index % 40) for index in range(100)])
+    out = tmp_path / "out"
+    with small_files(4000), pytest.raises(UserError, match=f"cannot write {out / name}: "):
+        main(["--model", str(model_path), "--source", str(path), "--output", str(out), *more])
+    assert not [file for file in os.listdir(out) if file.startswith(".") or file.endswith(("mp4", "coco.json"))]
+    if name == "detections.jsonl":
+        # Whole lines, but for the last.
+        *lines, _ = (out / name).read_text().split("\n")
+        assert len([json.loads(line) for line in lines]) >= 5
 
 
 def test_wrong_outputs(model_path, scene, tmp_path, capsys):
@@ -113,7 +387,7 @@ def test_wrong_outputs(model_path, scene, tmp_path, capsys):
     Image.fromarray(scene).save(source / "a.png")
     (tmp_path / "file").write_text("")
     assert "is a file; give a folder" in _fails(capsys, model_path, source, tmp_path / "file")
-    assert "cannot make this folder" in _fails(capsys, model_path, source, tmp_path / "file" / "deep")
+    assert "cannot make the folder" in _fails(capsys, model_path, source, tmp_path / "file" / "deep")
     assert "folder of the sources" in _fails(capsys, model_path, source, source)
     assert os.listdir(source) == ["a.png"]
 

@@ -5,12 +5,18 @@ Shape letters: N detections.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+import io
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import UserError
+
+CSV_FIELDS = ("class_id", "name", "score", "x1", "y1", "x2", "y2")
 
 
 class Detection(NamedTuple):
@@ -72,6 +78,12 @@ class Detections:
         count = int((self.scores >= np.float32(score)).sum())  # a prefix, since scores descend
         return Detections(self.boxes[:count], self.scores[:count], self.class_ids[:count], self.names[:count])
 
+    def only(self, class_ids: Collection[int]) -> Detections:
+        """Those of the given classes (`classes.class_ids_of` finds ids by name)."""
+        kept = np.isin(self.class_ids, list(class_ids))  # [N]
+        names = tuple(name for name, keep in zip(self.names, kept) if keep)
+        return Detections(self.boxes[kept], self.scores[kept], self.class_ids[kept], names)
+
     def to_dicts(self) -> list[dict[str, Any]]:
         """For JSON: a dict an object, {"name", "class_id", "score", "box": [x1, y1, x2, y2]}.
 
@@ -108,3 +120,47 @@ class Detections:
             }
             for found in self
         ]
+
+    def to_yolo(self, width: int, height: int) -> str:
+        """In YOLO's text format: a line "class cx cy w h confidence" an object, shares of the picture's sides.
+
+        Without the confidence these are YOLO's label files; tools that read labels ignore or accept it.
+
+        Args:
+            width, height: the picture's, in pixels.
+        """
+        lines = []
+        for _, class_id, score, (x1, y1, x2, y2) in self:
+            shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+            lines.append(f"{class_id} {' '.join(f'{share:.6f}' for share in shares)} {score:.6f}\n")
+        return "".join(lines)
+
+    def csv_rows(self) -> list[list[str]]:
+        """A row an object, the values of CSV_FIELDS; rounded as `to_dicts` rounds."""
+        return [
+            [str(class_id), name, f"{score:.4f}", *(f"{value:.2f}" for value in box)]
+            for name, class_id, score, box in self
+        ]
+
+    def to_csv(self) -> str:
+        """A CSV table with CSV_FIELDS as its first line."""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([CSV_FIELDS, *self.csv_rows()])
+        return text.getvalue()
+
+    def to_supervision(self) -> Any:
+        """As `supervision.Detections`; the class names are its data["class_name"], as its annotators expect.
+
+        Raises:
+            UserError: supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise UserError(f"to_supervision needs supervision ({error}); pip install supervision") from error
+        return supervision.Detections(
+            xyxy=self.boxes.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.class_ids.astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )

@@ -1,39 +1,58 @@
-"""`detect`: find objects in an image or a folder of images; write annotated pictures and detections.json."""
+"""`detect`: find objects in images, a video or a camera's pictures; write annotated ones, and what was found."""
 
 from __future__ import annotations
 
 import argparse
-import io
-import json
-import re
 import warnings
-from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from ..classes import class_ids_of
 from ..cli import printable, run
-from ..detections import Detections
 from ..detector import Detector
-from ..drawing import draw
-from ..errors import UserError, os_reason
-from ..files import atomic_write, check_target
-from ..preprocess import as_rgb_array, load_image
+from ..errors import UserError
+from ..files import check_target
+from ..models import DIGITS
+from ..sources import ImageFiles, Problem, Source, open_source
+from ..stopping import StopSignals
+from ..stream import AnyDetector, Meter, detect_frames
+from ..tiles import OVERLAP, TiledDetector, check_layout, parse_grid
+from ..trial import try_model
+from ..writers import (
+    Behind,
+    CocoResults,
+    CsvTable,
+    DrawnPictures,
+    DrawnVideo,
+    JsonLines,
+    JsonReport,
+    Writer,
+    YoloLabels,
+    file_stem,
+    image_ids,
+)
+from .progress import Progress
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".h264", ".ts", ".wmv")
+FORMATS = ("json", "coco", "yolo", "csv")
 JSON_NAME = "detections.json"
-# Pictures of these stay JPEG; what was lossless becomes PNG.
-JPEG_EXTENSIONS = (".jpg", ".jpeg")
+JSON_LINES_NAME = "detections.jsonl"
+COCO_NAME = "coco.json"
+CSV_NAME = "detections.csv"
+YOLO_NAME = "labels"
+WITHOUT_MODEL = (
+    "No --model given: TinyDet-S for handwritten digits, which comes with tinydet-lite. --model X.tflite takes yours."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse `argv` (sys.argv without the program's name if None) and detect.
 
     Raises:
-        UserError: something given is wrong. Nothing half-written is left behind.
+        UserError: something given is wrong, or a part of the source could not be read; what was done by then
+        is kept, and nothing half-written is left behind.
     """
     arguments = _parser().parse_args(argv)
     with warnings.catch_warnings():
@@ -47,52 +66,88 @@ def console() -> None:
     run(main)
 
 
-def _detect(arguments: argparse.Namespace) -> None:
-    if arguments.tiles is not None:
-        raise UserError("--tiles is not there yet; this version looks at a picture as a whole")
-    sources = _find_sources(arguments.source)
-    output = _check_output(arguments.output, Path(arguments.source))
-    detector = Detector(arguments.model, num_threads=arguments.threads, score_threshold=arguments.threshold)
-    if len(sources) > 1:
-        # Decoded twice, which costs little beside finding out at the last picture that the first ones were in
-        # vain.
-        for source in sources:
-            load_image(source)
+@dataclass(frozen=True)
+class _Output:
+    writer: Writer
+    said: str  # in "wrote ..."
 
-    images: list[dict[str, Any]] = []
-    drawn_names = _drawn_names(sources)
-    for source in sources:
-        pixels = as_rgb_array(source)
-        detections, timing = detector.timed(pixels)
-        encoded = _encode(draw(pixels, detections), drawn_names[source])
-        _make_folder(output)
-        atomic_write(output / drawn_names[source], encoded)
-        images.append(
-            {
-                "file": source.name,
-                "width": pixels.shape[1],
-                "height": pixels.shape[0],
-                "detections": detections.to_dicts(),
-            }
-        )
-        print(f"{printable(source.name)}: {_summary(detections)}, {timing.total_ms:.1f} ms")
-    report = {"model": Path(arguments.model).name, "images": images}
-    atomic_write(output / JSON_NAME, (json.dumps(report, indent=2) + "\n").encode())
-    pictures = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
-    print(f"wrote {pictures} and {JSON_NAME} to {printable(str(output))}")
+
+def _detect(arguments: argparse.Namespace) -> None:
+    if arguments.max_frames is not None and arguments.max_frames < 1:
+        raise UserError(f"--max-frames {arguments.max_frames} came; expected at least 1")
+    tiles = _tiles(arguments)
+    source = open_source(arguments.source)
+    folder = _check_output(arguments.output, Path(arguments.source))
+    if arguments.model is None:
+        arguments.model = DIGITS
+        print(WITHOUT_MODEL)
+    else:
+        try_model(arguments.model)
+    model = Detector(arguments.model, num_threads=arguments.threads, score_threshold=arguments.threshold)
+    class_ids = None if arguments.classes is None else class_ids_of(arguments.classes, model.labels)
+    detector: AnyDetector = model if tiles is None else TiledDetector(model, **tiles)
+    outputs = _outputs(arguments, source, folder, model)
+
+    meter = Meter()
+    progress = Progress(meter, source.still, source.count)
+    lost = 0
+    with StopSignals() as stop:
+        try:
+            with ExitStack() as stack:
+                for output in outputs:
+                    stack.callback(output.writer.close)
+                items = stack.enter_context(
+                    closing(
+                        detect_frames(
+                            source,
+                            detector,
+                            class_ids=class_ids,
+                            max_frames=arguments.max_frames,
+                            stop=stop,
+                            meter=meter,
+                        )
+                    )
+                )
+                stack.callback(stop.finishing)
+                for item in items:
+                    if isinstance(item, Problem):
+                        lost += item.lost
+                        progress.note(item.message)
+                        continue
+                    for output in outputs:
+                        output.writer.write(item)
+                    progress.show(item)
+        except UserError as error:
+            progress.finish(source.live)
+            kept = f"; what was done before is in {folder}" if meter.frames and folder.is_dir() else ""
+            raise UserError(f"{error}{kept}") from error
+        progress.finish(source.live)
+        if meter.frames:
+            print(f"wrote {_listed([output.said for output in outputs])} to {printable(str(folder))}")
+    stop.pass_on()
+    if lost:
+        raise UserError(_loss(source, lost, meter.frames, folder))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Find objects in an image or a folder of images with a TinyDet .tflite. "
-        f"Writes an annotated picture for each, and {JSON_NAME}.",
+        description="Find objects in images, a video or a camera's pictures with a TinyDet .tflite. Writes annotated "
+        f"pictures or an annotated video, and what was found: {JSON_NAME} for images, {JSON_LINES_NAME} (a line a "
+        "frame) for videos and cameras.",
+        epilog="Exit code: 0 done; 2 wrong input, or a part of it could not be read (the rest is done); 130 Ctrl-C, "
+        "143 SIGTERM (what was done is kept). Videos and cameras need OpenCV: pip install opencv-python-headless.",
     )
-    parser.add_argument("--model", required=True, metavar="X.tflite", help="a model that scripts/export.py made")
+    parser.add_argument(
+        "--model",
+        metavar="X.tflite",
+        help="a model that scripts/export.py made (default: one for handwritten digits, which comes with tinydet-lite)",
+    )
     parser.add_argument(
         "--source",
         required=True,
-        metavar="IMAGE|DIR",
-        help="an image, or a folder whose images are all taken",
+        metavar="SOURCE",
+        help="an image; a folder, whose images are all taken; a video; a camera: its number, /dev/videoN or a URL "
+        "(rtsp://, http://, ...)",
     )
     parser.add_argument("--output", default="detections", metavar="DIR", help="where to write (default: %(default)s)")
     parser.add_argument(
@@ -102,31 +157,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="0..1",
         help="least score of a detection (default: %(default)s)",
     )
+    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="names or ids; only these are kept")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores, at most 4")
-    parser.add_argument("--tiles", metavar="RxC", help="not there yet")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N pictures or frames")
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        choices=FORMATS,
+        default=["json"],
+        metavar="F",
+        help=f"of what was found, one or several: json; coco ({COCO_NAME}); yolo ({YOLO_NAME}/*.txt); "
+        f"csv ({CSV_NAME}); default: json",
+    )
+    parser.add_argument("--no-drawn", action="store_true", help="no annotated pictures or video")
+    parser.add_argument(
+        "--tiles",
+        metavar="RxC",
+        help="for small objects in large pictures: look at R rows of C overlapping tiles, and at the whole; "
+        "takes R * C + 1 times as long",
+    )
+    parser.add_argument("--tile-size", type=int, metavar="N", help="the same with square tiles of N pixels")
+    parser.add_argument(
+        "--overlap", type=float, metavar="0..0.9", help=f"of neighbouring tiles, a share of a tile (default: {OVERLAP})"
+    )
     return parser
-
-
-def _find_sources(given: str) -> list[Path]:
-    """The images that --source means, sorted by name; at least one."""
-    if not given:
-        # Path("") is the working directory.
-        raise UserError("--source is empty; give an image or a folder of images")
-    source = Path(given)
-    if source.is_dir():
-        try:
-            files = [file for file in source.iterdir() if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file()]
-        except OSError as error:
-            raise UserError(f"{source}: {os_reason(error)}") from error
-        if not files:
-            raise UserError(f"the folder {source} has no images ({', '.join(IMAGE_EXTENSIONS)})")
-        return sorted(files)
-    camera = re.fullmatch(r"\d+|\w+://.*|/dev/video\d+", given) is not None
-    if (camera and not source.is_file()) or source.suffix.lower() in VIDEO_EXTENSIONS:
-        raise UserError(f"--source {given}: videos and cameras are not there yet; give an image or a folder of images")
-    if not source.exists():
-        raise UserError(f"--source {given}: no such image or folder")
-    return [source]
 
 
 def _check_output(given: str, source: Path) -> Path:
@@ -138,49 +192,60 @@ def _check_output(given: str, source: Path) -> Path:
     if source.is_dir() and output.is_dir() and output.samefile(source):
         # The next run would take the annotated pictures for sources.
         raise UserError(f"--output {given} is the folder of the sources; give another one")
-    if output.is_dir():
-        check_target(output / JSON_NAME)  # written last, when all the work is done
     return output
 
 
-def _make_folder(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot make this folder ({os_reason(error)})") from error
+def _tiles(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """What TiledDetector takes; None for pictures as a whole."""
+    if arguments.tiles is None and arguments.tile_size is None:
+        if arguments.overlap is not None:
+            raise UserError("--overlap came without tiles; give --tiles RxC or --tile-size N too")
+        return None
+    grid = None if arguments.tiles is None else parse_grid(arguments.tiles)
+    overlap = OVERLAP if arguments.overlap is None else arguments.overlap
+    check_layout(grid=grid, tile_size=arguments.tile_size, overlap=overlap)
+    return {"grid": grid, "tile_size": arguments.tile_size, "overlap": overlap}
 
 
-def _drawn_names(sources: Sequence[Path]) -> dict[Path, str]:
-    """A name for each source's annotated picture, no two the same, not even where case does not count."""
-    names: dict[Path, str] = {}
-    used: set[str] = set()
-    for source in sources:
-        extension = ".jpg" if source.suffix.lower() in JPEG_EXTENSIONS else ".png"
-        name = f"{source.stem}_detected{extension}"
-        attempt = 1
-        while name.casefold() in used:
-            # First a.jpeg beside a.jpg -> a.jpeg_detected.jpg, which says where it is from.
-            again = "" if attempt == 1 else f"_{attempt}"
-            name = f"{source.name}_detected{again}{extension}"
-            attempt += 1
-        used.add(name.casefold())
-        names[source] = name
-    return names
+def _outputs(arguments: argparse.Namespace, source: Source, folder: Path, detector: Detector) -> list[_Output]:
+    names = [path.name for path in source.paths] if isinstance(source, ImageFiles) else None
+    outputs = []
+    # Numbers before pictures: they are on the disk first.
+    for name in dict.fromkeys(arguments.format):
+        if name == "coco":
+            ids = None if names is None else image_ids(names)
+            coco = CocoResults(_checked(folder / COCO_NAME), detector.info.category_ids, ids)
+            outputs.append(_Output(coco, COCO_NAME))
+        elif name == "yolo":
+            outputs.append(_Output(YoloLabels(folder / YOLO_NAME, names), f"{YOLO_NAME}/*.txt"))
+        elif name == "csv":
+            outputs.append(_Output(CsvTable(_checked(folder / CSV_NAME)), CSV_NAME))
+        elif names is None:
+            outputs.append(_Output(JsonLines(_checked(folder / JSON_LINES_NAME), source.live), JSON_LINES_NAME))
+        else:
+            report = JsonReport(_checked(folder / JSON_NAME), Path(arguments.model).name)
+            outputs.append(_Output(report, JSON_NAME))
+    if arguments.no_drawn:
+        return outputs
+    if names is None:
+        drawn = f"{file_stem(source.name)}_detected.mp4"
+        video = DrawnVideo(_checked(folder / drawn), source.rate, source.live)
+        return [*outputs, _Output(Behind(video), drawn)]
+    return [*outputs, _Output(Behind(DrawnPictures(folder, names)), "the annotated pictures")]
 
 
-def _encode(picture: Image.Image, name: str) -> bytes:
-    buffer = io.BytesIO()
-    if name.endswith(".jpg"):
-        # Full colour resolution: thin coloured outlines smear otherwise.
-        picture.save(buffer, "JPEG", quality=92, subsampling=0)
-    else:
-        picture.save(buffer, "PNG")
-    return buffer.getvalue()
+def _checked(path: Path) -> Path:
+    """A file that could not be written is refused before the work. The folder may be made later."""
+    return check_target(path) if path.parent.is_dir() else path
 
 
-def _summary(detections: Detections) -> str:
-    """ "3 objects (2 person, 1 dog)" """
-    if not len(detections):
-        return "no objects"
-    counts = ", ".join(f"{count} {printable(name)}" for name, count in Counter(detections.names).most_common())
-    return f"{len(detections)} object{'s' if len(detections) > 1 else ''} ({counts})"
+def _loss(source: Source, lost: int, done: int, folder: Path) -> str:
+    if not source.still:
+        return f"{source.name} is not whole; what came of it is done, in {folder}"
+    if done == 0:
+        return f"none of the {lost} images could be read"
+    return f"{lost} of {lost + done} images could not be read; the others are done, in {folder}"
+
+
+def _listed(things: Sequence[str]) -> str:
+    return things[0] if len(things) == 1 else f"{', '.join(things[:-1])} and {things[-1]}"

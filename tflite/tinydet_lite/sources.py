@@ -1,0 +1,337 @@
+"""Where pictures come from: image files, a video, a camera; one class a kind.
+
+A source is iterated once, maybe in another thread, and gives `Frame`s, and a `Problem` where one could not be
+had. Frames: uint8 RGB [H, W, 3].
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import UserError, os_reason
+from .opencv import Capture
+from .preprocess import as_rgb_array
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".h264", ".ts", ".wmv")
+
+# Rates outside are a header's nonsense (raw H.264 has none at all).
+_RATES = (0.1, 240.0)
+_DEFAULT_RATE = 25.0
+# Their headers count frames; others announce a duration, and OpenCV makes a number from it.
+_COUNTED = (".mp4", ".m4v", ".mov", ".avi")
+# A video that ends before this share of its announced length was cut short.
+_WHOLE = 0.97
+# A read that fails is a damaged frame or the end. So many more are tried for what the header announces, at the least
+# and at the most.
+_END_READS = 5
+_MOST_FAILED_READS = 250
+
+# A camera's picture may fail now and then; this many in a row mean that it is gone.
+_FAILED_READS = 3
+_FAILED_READ_PAUSE = 0.05
+_RETRIES = 5
+_RETRY_PAUSE = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A picture.
+
+    Attributes:
+        name: of its file, or of the video or camera.
+        index: its number in the source, from 0; what could not be read counts.
+        pixels: uint8 [H, W, 3], RGB, upright.
+        time: seconds since the source's first frame; None for image files.
+        arrived: time.perf_counter() when it was there.
+    """
+
+    name: str
+    index: int
+    pixels: NDArray[np.uint8]
+    time: float | None = None
+    arrived: float = field(default_factory=perf_counter)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something to tell the user; the source goes on, or ends in order.
+
+    Attributes:
+        message: one line.
+        lost: whether a part of the source is missing for good, so that the work is not whole.
+    """
+
+    message: str
+    lost: bool
+
+
+class Source(Protocol):
+    """What is iterated once, for frames and problems.
+
+    Attributes:
+        name: to show, without secrets.
+        live: it does not wait: what is not taken at once grows old.
+        still: its frames are pictures of their own rather than moments of one film.
+        count: how many frames to expect; None if unknown.
+        rate: frames a second; None if it has none.
+    """
+
+    name: str
+    live: bool
+    still: bool
+    count: int | None
+    rate: float | None
+
+    def __iter__(self) -> Iterator[Frame | Problem]: ...
+
+    def close(self) -> None:
+        """End the iteration soon; called from another thread."""
+
+
+def open_source(given: str) -> ImageFiles | VideoFile | Camera:
+    """The source that a word of the command line means.
+
+    Args:
+        given: an image, a folder (its images, sorted, without its subfolders), a video; a camera: its number,
+            /dev/videoN, or a URL (rtsp, http, tcp, udp). A URL that ends like a video file is a video.
+
+    Raises:
+        UserError: there is no such thing, it does not open, or OpenCV is needed and missing.
+    """
+    if not given:
+        # Path("") is the working directory.
+        raise UserError("--source is empty; give an image, a folder of images, a video or a camera")
+    path = Path(given)
+    if path.is_dir():
+        return ImageFiles(_images_in(path), folder=True)
+    url = re.match(r"\w+://", given) is not None
+    if path.suffix.lower() in VIDEO_EXTENSIONS and (url or path.exists()):
+        return VideoFile(given)
+    if url or (re.fullmatch(r"\d+|/dev/video\d+", given) is not None and not path.is_file()):
+        return Camera(given)
+    if not path.exists():
+        raise UserError(f"--source {given}: no such image, folder or video")
+    return ImageFiles([path])
+
+
+class ImageFiles:
+    """Image files in the given order. One that does not decode is a Problem; if it is the only one, an error."""
+
+    live = False
+    still = True
+    rate: float | None = None
+
+    def __init__(self, paths: Sequence[Path], folder: bool = False) -> None:
+        """Take files.
+
+        Args:
+            paths: at least one.
+            folder: they are what a folder held: even a single bad one is only a Problem.
+        """
+        self.paths = tuple(paths)
+        self.name = str(self.paths[0].parent if folder else self.paths[0])
+        self.count: int | None = len(self.paths)
+        self._alone = len(self.paths) == 1 and not folder
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Frame | Problem]:
+        for index, path in enumerate(self.paths):
+            if self._closed:
+                return
+            try:
+                pixels = as_rgb_array(path)
+            except UserError as error:
+                if self._alone:
+                    raise
+                yield Problem(str(error), lost=True)
+            else:
+                yield Frame(path.name, index, pixels)
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class VideoFile:
+    """A video, frame by frame, upright as its header says, at the times that the file gives."""
+
+    live = False
+    still = False
+
+    def __init__(self, given: str, open_capture: Callable[[str], Capture] = Capture) -> None:
+        """Open a video, to see that it is one.
+
+        Args:
+            given: a path or URL.
+            open_capture: how to open it.
+
+        Raises:
+            UserError: it does not open, or OpenCV is missing.
+        """
+        self.name = Path(_without_secrets(given)).name
+        self._given = given
+        self._open_capture = open_capture
+        self._closed = False
+        capture = self._open()
+        self._announced = capture.count
+        self.count: int | None = capture.count or None
+        self.rate: float | None = capture.rate if _RATES[0] <= capture.rate <= _RATES[1] else _DEFAULT_RATE
+        capture.close()
+
+    def __iter__(self) -> Iterator[Frame | Problem]:
+        capture = self._open()
+        period = 1.0 / (self.rate or _DEFAULT_RATE)
+        index = frames = failed = 0
+        first, last = 0.0, -period
+        try:
+            while not self._closed:
+                pixels = capture.read()
+                if pixels is None:
+                    failed += 1
+                    if failed > min(max(_END_READS, self._announced - index), _MOST_FAILED_READS):
+                        break
+                    continue
+                if failed:
+                    yield Problem(f"{self.name}: {_frames(failed)} from number {index} on did not decode", lost=False)
+                    index += failed
+                    failed = 0
+                position = capture.position
+                if frames == 0:
+                    first = position
+                # Times that stand still or go back come from streams without any.
+                last = position - first if position - first > last else last + period
+                yield Frame(self.name, index, pixels, last)
+                index += 1
+                frames += 1
+        finally:
+            capture.close()
+        if self._closed:
+            return
+        if frames == 0:
+            raise UserError(f"{self.name}: no frame in it can be read")
+        if self._announced * period * _WHOLE > last + 2 * period:
+            yield Problem(
+                f"{self.name}: ends after {_frames(index)}, {last + period:.1f} s; its header announces "
+                f"{self._announced}, {self._announced * period:.1f} s; it may be cut short or damaged",
+                lost=True,
+            )
+        elif index < self._announced and Path(self.name).suffix.lower() in _COUNTED:
+            missing = self._announced - index
+            yield Problem(f"{self.name}: {_frames(missing)} of {self._announced} did not decode", lost=False)
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _open(self) -> Capture:
+        capture = self._open_capture(self._given)
+        if not capture.is_open:
+            if Path(self._given).is_file():
+                raise UserError(f"{self._given} does not open as a video; it may be empty, cut short or damaged")
+            raise UserError(f"{_without_secrets(self._given)} cannot be opened as a video")
+        return capture
+
+
+class Camera:
+    """A camera: the pictures as they come. One that is lost is opened again, a few times, with pauses."""
+
+    live = True
+    still = False
+    count: int | None = None
+
+    def __init__(
+        self,
+        given: str,
+        open_capture: Callable[[str | int], Capture] = Capture,
+        retries: int = _RETRIES,
+        pause: float = _RETRY_PAUSE,
+    ) -> None:
+        """Open a camera.
+
+        Args:
+            given: its number, /dev/videoN, or a URL.
+            open_capture: how to open it.
+            retries: how often a lost camera is opened again before giving up.
+            pause: seconds before each time.
+
+        Raises:
+            UserError: it does not open, or OpenCV is missing.
+        """
+        number = re.fullmatch(r"(?:/dev/video)?(\d+)", given)
+        self._device: str | int = int(number.group(1)) if number else given
+        self.name = f"camera{number.group(1)}" if number else _without_secrets(given)
+        self._open_capture = open_capture
+        self._retries = retries
+        self._pause = pause
+        self._closed = threading.Event()
+        self._capture = open_capture(self._device)
+        if not self._capture.is_open:
+            raise UserError(f"{self.name} cannot be opened; is it connected, and not used by another program?")
+        rate = self._capture.rate
+        self.rate: float | None = rate if _RATES[0] <= rate <= _RATES[1] else None
+
+    def __iter__(self) -> Iterator[Frame | Problem]:
+        index, failed, retries, start = 0, 0, 0, 0.0
+        try:
+            while not self._closed.is_set():
+                pixels = self._capture.read() if self._capture.is_open else None
+                if pixels is not None:
+                    now = perf_counter()
+                    if index == 0:
+                        start = now
+                    if retries:
+                        yield Problem(f"{self.name}: pictures come again", lost=False)
+                    failed = retries = 0
+                    yield Frame(self.name, index, pixels, now - start, now)
+                    index += 1
+                    continue
+                failed += 1
+                if failed < _FAILED_READS and self._capture.is_open:
+                    if retries == 0:
+                        yield Problem(f"{self.name}: a picture could not be read", lost=False)
+                    self._closed.wait(_FAILED_READ_PAUSE)
+                    continue
+                if retries == self._retries:
+                    raise UserError(f"{self.name} is lost: no picture came in {retries} attempts to open it again")
+                retries += 1
+                failed = 0
+                yield Problem(
+                    f"{self.name}: no picture comes; opening it again in {self._pause:g} s "
+                    f"({retries} of {self._retries})",
+                    lost=False,
+                )
+                self._capture.close()
+                if not self._closed.wait(self._pause):
+                    self._capture = self._open_capture(self._device)
+        finally:
+            self._capture.close()
+
+    def close(self) -> None:
+        self._closed.set()
+
+
+def _images_in(folder: Path) -> list[Path]:
+    try:
+        files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file()]
+    except OSError as error:
+        raise UserError(f"{folder}: {os_reason(error)}") from error
+    if not files:
+        raise UserError(f"the folder {folder} has no images ({', '.join(IMAGE_EXTENSIONS)})")
+    return sorted(files)
+
+
+def _frames(count: int) -> str:
+    return "1 frame" if count == 1 else f"{count} frames"
+
+
+def _without_secrets(url: str) -> str:
+    """rtsp://name:password@host/1?token=x -> rtsp://host/1: it goes to terminals and files."""
+    return re.sub(r"\?.*", "", re.sub(r"(?<=://)[^/]*@", "", url)) if "://" in url else url
