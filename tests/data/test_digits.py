@@ -71,7 +71,7 @@ def test_no_handwriting_in_both_splits_and_labels_are_the_samples_own(folder: Pa
 
 
 def test_split_is_stratified_and_the_photographs_are_divided() -> None:
-    train, val = digits._load_sources(0, 96)
+    train, val = digits._load_sources(0, (96, 96))
     assert not set(train.samples) & set(val.samples)
     assert len(train.samples) + len(val.samples) == 1797
     share = np.bincount(val.labels) / (np.bincount(train.labels) + np.bincount(val.labels))
@@ -142,11 +142,11 @@ def test_other_scenes_need_another_version() -> None:
 
     Digits by their hash; pixels from before the encoding and with a tolerance, as libraries differ in the last bits.
     """
-    source = digits._load_sources(0, 320)[1]
+    source = digits._load_sources(0, (320, 320))[1]
     drawn: list[Any] = [digits._JPEG_QUALITY, digits.CLASS_NAMES]
     levels = []
     for index in range(4):
-        pixels, placed = digits._scene(source, np.random.default_rng([0, 1, index]), 320)
+        pixels, placed = digits._scene(source, np.random.default_rng([0, 1, index]), (320, 320))
         drawn.append([[digit.label, digit.sample, *digit.box] for digit in placed])
         levels.append([round(float(level), 1) for level in (*pixels.mean(axis=(0, 1)), pixels.std())])
     digest = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()

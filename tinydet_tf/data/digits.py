@@ -13,7 +13,7 @@ Alpaydin & Kaynak 1998) and the photographs are the two that scikit-learn ships.
 Training and validation share neither a handwriting sample nor a region of a photograph. Every scene has a generator of
 its own, seeded by (seed, split, index): asking for more images extends a split and leaves the earlier scenes alone.
 
-Letters used in shapes: S image side, h and w the size of one drawn thing, in pixels.
+Letters used in shapes: H and W the image's sides, h and w those of one drawn thing, in pixels. A size is (W, H).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _SPLITS = ("train", "val")
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 
 _MIN_HEIGHT, _MAX_HEIGHT = 8.0, 64.0  # of a digit before it is turned, in pixels
-_COUNT_RANGE = (10, 36)  # digits on a 320x320 scene; other sizes keep the density
+_COUNT_RANGE = (10, 36)  # digits on a 320x320 scene of density 1; other sizes keep the density
 _CLUTTER_RANGE = (4, 14)
 _COUNT_REFERENCE_SIDE = 320
 _MAX_TURN_DEGREES = 20.0  # a 6 must not become a 9
@@ -65,6 +65,9 @@ _STENCIL_SIDE = (8 + 2 * _BORDER_CELLS) * _CELL_PIXELS
 _CUT_CELLS = 11.5
 _OVERSAMPLED_BELOW = 32.0  # heights up to which a pixel is averaged from 2x2
 _STALE_SECONDS = 24 * 3600
+# A generator's drawing of a larger scene would take gigabytes. At twice the density no place is left.
+_MIN_SIDE, _MAX_SIDE = 96, 8192
+_MAX_DENSITY = 2.0
 # A split of at least so many images is shared among processes; below, starting them takes longer than drawing.
 _SHARED_FROM = 400
 _MAX_PROCESSES = 8
@@ -88,6 +91,8 @@ _LETTERS: tuple[tuple[tuple[tuple[float, float], ...], ...], ...] = (
     (((0.0, 0.0), (0.5, 0.5), (0.5, 1.0)), ((1.0, 0.0), (0.5, 0.5))),  # Y
 )
 
+_Size = tuple[int, int]  # width, height
+
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
@@ -100,7 +105,7 @@ class _Source:
     letters: tuple[Image.Image, ...]
     grain: (
         np.ndarray
-    )  # float32 [2S, 2S], standard normal: drawing it anew for every scene would take a tenth of the time
+    )  # float32 [2H, 2W], standard normal: drawing it anew for every scene would take a tenth of the time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +123,8 @@ def digits_folder(
     seed: int = 0,
     num_train: int = 1600,
     num_val: int = 250,
-    image_size: int = 320,
+    image_size: int | tuple[int, int] = 320,
+    density: float = 1.0,
 ) -> Path:
     """The folder of the digits set, drawn on the first call (about 20 s on two cores for the defaults) and kept.
 
@@ -130,22 +136,30 @@ def digits_folder(
         cache_dir: where to keep it. None: $TINYDET_CACHE, else $XDG_CACHE_HOME/tinydet_tf, else ~/.cache/tinydet_tf.
         seed: at least 0. Also decides which handwriting is for validation.
         num_train, num_val: images of each split, at least 1.
-        image_size: side of the square images in pixels, at least 96. Digits keep their size in pixels; their number
-            follows the area.
+        image_size: side of the square images in pixels, or (width, height), sides 96 to 8192. Digits keep their size
+            in pixels; their number follows the area. Backgrounds grow with the image.
+        density: how many digits and how much clutter an area holds, as a multiple of the above, in (0, 2].
 
     Raises:
         UserError: an argument out of range, a cache that cannot be written, or a damaged folder in the cache.
     """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
     for name, value, least in (
         ("seed", seed, 0),
         ("num_train", num_train, 1),
         ("num_val", num_val, 1),
-        ("image_size", image_size, 96),
+        ("image_size", min(size), _MIN_SIDE),
     ):
         if value < least:
             raise UserError(f"digits: {name} is {value}, expected at least {least}")
+    if max(size) > _MAX_SIDE:
+        raise UserError(f"digits: image_size is {max(size)}, expected at most {_MAX_SIDE}")
+    if not 0.0 < density <= _MAX_DENSITY:
+        raise UserError(f"digits: density is {density}, expected a number above 0, at most {_MAX_DENSITY:g}")
     root = cache_folder() if cache_dir is None else Path(cache_dir)
-    final = root / f"digits-v{_VERSION}-seed{seed}-train{num_train}-val{num_val}-size{image_size}"
+    sides = f"{size[0]}" if size[0] == size[1] else f"{size[0]}x{size[1]}"
+    sparse = "" if density == 1.0 else f"-density{density:g}"
+    final = root / f"digits-v{_VERSION}-seed{seed}-train{num_train}-val{num_val}-size{sides}{sparse}"
     if final.exists():
         return _checked(final)
     try:
@@ -160,8 +174,8 @@ def digits_folder(
     try:
         started = time.monotonic()
         counts = {"train": num_train, "val": num_val}
-        for split, source in zip(_SPLITS, _load_sources(seed, image_size), strict=True):
-            _write_split(temporary / split, source, split, counts[split], seed, image_size)
+        for split, source in zip(_SPLITS, _load_sources(seed, size), strict=True):
+            _write_split(temporary / split, source, split, counts[split], seed, size, density)
         temporary.chmod(0o777 & ~_umask())
         try:
             temporary.rename(final)
@@ -204,7 +218,7 @@ def _remove_stale(root: Path, name: str) -> None:
             continue  # its builder just finished
 
 
-def _load_sources(seed: int, size: int) -> tuple[_Source, _Source]:
+def _load_sources(seed: int, size: _Size) -> tuple[_Source, _Source]:
     """(train, val), disjoint in handwriting and in photograph regions."""
     # scikit-learn takes most of a second to import, and a set that is already drawn does not need it.
     from sklearn.datasets import load_digits, load_sample_images
@@ -221,7 +235,7 @@ def _load_sources(seed: int, size: int) -> tuple[_Source, _Source]:
         chosen["train"].append(of_class[held_out:])
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     letters = tuple(_letter(strokes) for strokes in _LETTERS)
-    grain = rng.standard_normal((2 * size, 2 * size), np.float32)
+    grain = rng.standard_normal((2 * size[1], 2 * size[0]), np.float32)
     sources = []
     for split in _SPLITS:
         samples = np.sort(np.concatenate(chosen[split]))
@@ -258,7 +272,7 @@ def _letter(strokes: tuple[tuple[tuple[float, float], ...], ...]) -> Image.Image
     return image.filter(ImageFilter.GaussianBlur(0.035 * side))
 
 
-def _write_split(folder: Path, source: _Source, split: str, count: int, seed: int, size: int) -> None:
+def _write_split(folder: Path, source: _Source, split: str, count: int, seed: int, size: _Size, density: float) -> None:
     """Draw and write `count` scenes and their instances.json."""
     images_dir = folder / "images"
     images_dir.mkdir(parents=True)
@@ -266,8 +280,8 @@ def _write_split(folder: Path, source: _Source, split: str, count: int, seed: in
     shares = [range(first, count, processes) for first in range(processes)]
     helpers: list[subprocess.Popen[str]] = []
     try:
-        helpers += [_start_helper(images_dir, split, share, seed, size) for share in shares[1:]]
-        scenes = _write_scenes(images_dir, source, split, shares[0], seed, size)
+        helpers += [_start_helper(images_dir, split, share, seed, size, density) for share in shares[1:]]
+        scenes = _write_scenes(images_dir, source, split, shares[0], seed, size, density)
         for helper, share in zip(helpers, shares[1:], strict=True):
             answer, _ = helper.communicate()
             if helper.returncode == 0:
@@ -275,7 +289,7 @@ def _write_split(folder: Path, source: _Source, split: str, count: int, seed: in
                 scenes.update(zip(share, drawn, strict=True))
             else:
                 # Whatever stopped it (a full disk, a killed process), drawing its share here gets done or says why.
-                scenes.update(_write_scenes(images_dir, source, split, share, seed, size))
+                scenes.update(_write_scenes(images_dir, source, split, share, seed, size, density))
     finally:
         for helper in helpers:
             with helper:  # closes its pipe and waits for its end
@@ -299,7 +313,8 @@ def _write_split(folder: Path, source: _Source, split: str, count: int, seed: in
     document = {
         "info": {"description": f"tinydet digits, {split}", "version": str(_VERSION), "seed": seed},
         "images": [
-            {"id": index + 1, "file_name": _file_name(index), "width": size, "height": size} for index in range(count)
+            {"id": index + 1, "file_name": _file_name(index), "width": size[0], "height": size[1]}
+            for index in range(count)
         ],
         "categories": [
             {"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASS_NAMES)
@@ -310,12 +325,13 @@ def _write_split(folder: Path, source: _Source, split: str, count: int, seed: in
 
 
 def _write_scenes(
-    images_dir: Path, source: _Source, split: str, indices: Iterable[int], seed: int, size: int
+    images_dir: Path, source: _Source, split: str, indices: Iterable[int], seed: int, size: _Size, density: float
 ) -> dict[int, list[_Placed]]:
     """Draw and write the scenes of these indices; their digits."""
     scenes: dict[int, list[_Placed]] = {}
     for index in indices:
-        pixels, scenes[index] = _scene(source, np.random.default_rng([seed, _SPLITS.index(split), index]), size)
+        rng = np.random.default_rng([seed, _SPLITS.index(split), index])
+        pixels, scenes[index] = _scene(source, rng, size, density)
         Image.fromarray(pixels).save(images_dir / _file_name(index), quality=_JPEG_QUALITY)
     return scenes
 
@@ -326,14 +342,16 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start_helper(images_dir: Path, split: str, share: range, seed: int, size: int) -> subprocess.Popen[str]:
+def _start_helper(
+    images_dir: Path, split: str, share: range, seed: int, size: _Size, density: float
+) -> subprocess.Popen[str]:
     """A process that draws a share of a split and prints its digits (see the end of this file).
 
     Not multiprocessing: its children import the caller's main script again, with all that it does where it has no
     guard, or are forked with TensorFlow's threads running. Threads gain nothing, as most steps hold Python's lock.
     """
-    command = [sys.executable, "-m", __name__, str(images_dir), split, str(seed), str(size)]
-    command += [str(share.start), str(share.stop), str(share.step)]
+    numbers = (seed, *size, share.start, share.stop, share.step)
+    command = [sys.executable, "-m", __name__, str(images_dir), split, repr(density), *map(str, numbers)]
     # PYTHONSAFEPATH: "-m" would put the working directory before the caller's own path.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
     return subprocess.Popen(
@@ -346,11 +364,12 @@ def _start_helper(images_dir: Path, split: str, share: range, seed: int, size: i
     )
 
 
-def _help(images_dir: str, split: str, *numbers: str) -> None:
+def _help(images_dir: str, split: str, density: str, *numbers: str) -> None:
     """What a helper process does."""
-    seed, size, start, stop, step = map(int, numbers)
+    seed, width, height, start, stop, step = map(int, numbers)
+    size = (width, height)
     source = _load_sources(seed, size)[_SPLITS.index(split)]
-    scenes = _write_scenes(Path(images_dir), source, split, range(start, stop, step), seed, size)
+    scenes = _write_scenes(Path(images_dir), source, split, range(start, stop, step), seed, size, float(density))
     print(json.dumps([[dataclasses.astuple(digit) for digit in placed] for placed in scenes.values()]))
 
 
@@ -358,31 +377,35 @@ def _file_name(index: int) -> str:
     return f"{index:06d}.jpg"
 
 
-def _scene(source: _Source, rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[_Placed]]:
-    """One scene: uint8 [S, S, 3] and its digits, in drawing order, at least one."""
+def _scene(
+    source: _Source, rng: np.random.Generator, size: _Size, density: float = 1.0
+) -> tuple[np.ndarray, list[_Placed]]:
+    """One scene: uint8 [H, W, 3] and its digits, in drawing order, at least one."""
     background = _background(source, rng, size)
     digits: list[_Placed] = []
     # On a texture without a calm spot for any digit (rare), start over on flat grey: a scene always has a digit.
     for pixels in (background, np.full_like(background, rng.integers(40, 216))):
-        digits = _draw_things(_Canvas(pixels), source, rng, size)
+        digits = _draw_things(_Canvas(pixels), source, rng, density)
         if digits:
             return _camera(pixels, source.grain, rng), digits
     raise AssertionError("no digit could be placed on an empty canvas")
 
 
-def _draw_things(canvas: _Canvas, source: _Source, rng: np.random.Generator, size: int) -> list[_Placed]:
-    density = (size / _COUNT_REFERENCE_SIDE) ** 2
+def _draw_things(canvas: _Canvas, source: _Source, rng: np.random.Generator, density: float) -> list[_Placed]:
+    image_height, image_width = canvas.owner.shape
+    area = (image_width / _COUNT_REFERENCE_SIDE) * (image_height / _COUNT_REFERENCE_SIDE)
+    side = min(image_width, image_height)
     num_digits, num_clutter = (
-        max(1, round(density * rng.integers(low, high + 1))) for low, high in (_COUNT_RANGE, _CLUTTER_RANGE)
+        max(1, round(density * area * rng.integers(low, high + 1))) for low, high in (_COUNT_RANGE, _CLUTTER_RANGE)
     )
     placed: list[_Placed] = []
     heights: list[float] = []
     order = rng.permutation(np.repeat([True, False], [num_digits, num_clutter]))
     for is_digit in order:
         if not is_digit:
-            canvas.stamp(_clutter(source, rng, size), rng, None, covers=True)
+            canvas.stamp(_clutter(source, rng, side), rng, None, covers=True)
             continue
-        height = _log_uniform(rng, _MIN_HEIGHT, min(_MAX_HEIGHT, 0.4 * size))
+        height = _log_uniform(rng, _MIN_HEIGHT, min(_MAX_HEIGHT, 0.4 * side))
         beside = None
         if placed and rng.random() < 0.25:
             # Written beside an earlier one, about as large: numbers of several digits, and partial overlap.
@@ -431,14 +454,14 @@ def _trimmed(alpha: np.ndarray) -> np.ndarray:
     return alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] if len(rows) else alpha
 
 
-def _clutter(source: _Source, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Something that is not a digit: alpha float32 [h, w]."""
+def _clutter(source: _Source, rng: np.random.Generator, image_side: int) -> np.ndarray:
+    """Something that is not a digit, for an image of this shorter side: alpha float32 [h, w]."""
     kind = rng.random()
     if kind < 0.45:
-        height = _log_uniform(rng, _MIN_HEIGHT, min(_MAX_HEIGHT, 0.4 * size))
+        height = _log_uniform(rng, _MIN_HEIGHT, min(_MAX_HEIGHT, 0.4 * image_side))
         return _cut(source.letters[int(rng.integers(len(source.letters)))], rng, height)
     # Drawn larger and reduced, for smooth edges.
-    side = round(_log_uniform(rng, 8.0, 0.3 * size))
+    side = round(_log_uniform(rng, 8.0, 0.3 * image_side))
     fold = 4 if side < 32 else 2
     full = fold * side
     image = Image.new("L", (full, full))
@@ -464,7 +487,7 @@ def _clutter(source: _Source, rng: np.random.Generator, size: int) -> np.ndarray
 class _Canvas:
     """A scene being drawn, and which digit owns which pixel.
 
-    pixels: uint8 [S, S, 3], drawn in place. owner: int16 [S, S], index of the topmost digit + 1, 0 where there is none.
+    pixels: uint8 [H, W, 3], drawn in place. owner: int16 [H, W], index of the topmost digit + 1, 0 where there is none.
     """
 
     def __init__(self, pixels: np.ndarray) -> None:
@@ -487,14 +510,14 @@ class _Canvas:
         """
         height, width = alpha.shape
         all_ink = int(np.count_nonzero(alpha >= _INK_ALPHA))
-        size = self.owner.shape[0]
+        image_height, image_width = self.owner.shape
         for attempt in range(_PLACE_ATTEMPTS):
             left, top = self._position((height, width), rng, beside if attempt < _PLACE_ATTEMPTS // 2 else None)
             x1, y1, x2, y2 = (
                 max(left, 0),
                 max(top, 0),
-                min(left + width, size),
-                min(top + height, size),
+                min(left + width, image_width),
+                min(top + height, image_height),
             )
             if x2 <= x1 or y2 <= y1:
                 continue
@@ -529,7 +552,7 @@ class _Canvas:
     ) -> tuple[int, int]:
         """Left and top for something of `shape` (h, w); up to a quarter of it may leave the image."""
         height, width = shape
-        size = self.owner.shape[0]
+        image_height, image_width = self.owner.shape
         if beside is not None:
             x1, y1, x2, y2 = beside
             gap = rng.uniform(-0.2, 0.35) * width
@@ -537,8 +560,8 @@ class _Canvas:
             return round(left), round((y1 + y2 - height) / 2 + rng.uniform(-0.15, 0.15) * height)
         # One in ten may touch the border.
         margin = 0.25 if rng.random() < 0.1 else 0.0
-        left = rng.uniform(-margin * width, size - (1 - margin) * width)
-        top = rng.uniform(-margin * height, size - (1 - margin) * height)
+        left = rng.uniform(-margin * width, image_width - (1 - margin) * width)
+        top = rng.uniform(-margin * height, image_height - (1 - margin) * height)
         return round(left), round(top)
 
 
@@ -576,8 +599,8 @@ def _colour_of_luma(luma: float, rng: np.random.Generator) -> np.ndarray:
     return colour + (255 - colour) * np.float32((luma - own) / max(255.0 - own, 1e-3))
 
 
-def _background(source: _Source, rng: np.random.Generator, size: int) -> np.ndarray:
-    """uint8 [S, S, 3]: a photograph, a texture, or two of these divided by a soft edge."""
+def _background(source: _Source, rng: np.random.Generator, size: _Size) -> np.ndarray:
+    """uint8 [H, W, 3]: a photograph, a texture, or two of these divided by a soft edge."""
     first = _layer(source, rng, size)
     if rng.random() < 0.75:
         return first
@@ -589,21 +612,21 @@ def _background(source: _Source, rng: np.random.Generator, size: int) -> np.ndar
     return np.array(Image.composite(Image.fromarray(second), Image.fromarray(first), mask))
 
 
-def _layer(source: _Source, rng: np.random.Generator, size: int) -> np.ndarray:
+def _layer(source: _Source, rng: np.random.Generator, size: _Size) -> np.ndarray:
     if rng.random() < 0.6:
         return _photo(source, rng, size)
     return _texture(rng, size)
 
 
-def _photo(source: _Source, rng: np.random.Generator, size: int) -> np.ndarray:
-    """A crop of a photograph, mirrored, stretched and recoloured: uint8 [S, S, 3]."""
+def _photo(source: _Source, rng: np.random.Generator, size: _Size) -> np.ndarray:
+    """A crop of a photograph, mirrored, stretched and recoloured: uint8 [H, W, 3]."""
     photo = source.photos[int(rng.integers(len(source.photos)))]
     # The same crop sizes for both splits, whose regions differ in width.
     width = min(_log_uniform(rng, 90.0, 204.0), photo.width)
-    height = min(width * rng.uniform(0.75, 1.6), photo.height)
+    height = min(width * rng.uniform(0.75, 1.6) * (size[1] / size[0]), photo.height)
     left = rng.uniform(0.0, photo.width - width)
     top = rng.uniform(0.0, photo.height - height)
-    crop = photo.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + width, top + height))
+    crop = photo.resize(size, Image.Resampling.BICUBIC, (left, top, left + width, top + height))
     if rng.random() < 0.5:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.15:
@@ -621,8 +644,8 @@ def _photo(source: _Source, rng: np.random.Generator, size: int) -> np.ndarray:
     return pixels
 
 
-def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A procedural texture between two colours: uint8 [S, S, 3]."""
+def _texture(rng: np.random.Generator, size: _Size) -> np.ndarray:
+    """A procedural texture between two colours: uint8 [H, W, 3]."""
     kind = int(rng.integers(5))
     if kind == 0:  # a gradient, along a line or about a point
         along = _coordinates(size, rng.uniform(0, 2 * math.pi)) + 0.5
@@ -639,12 +662,12 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
         )
         mix = np.clip(product * 8.0 + 0.5, 0.0, 1.0)
     else:  # clouds: noise of several octaves; kind 4 is one octave, large blurred patches
-        mix = np.zeros((size, size), np.float32)
+        mix = np.zeros((size[1], size[0]), np.float32)
         cells = int(rng.integers(2, 7))
         weight, total = 1.0, 0.0
         for _ in range(1 if kind == 4 else 5):
             grid = Image.fromarray(rng.random((cells, cells), np.float32))
-            mix += weight * np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC))
+            mix += weight * np.asarray(grid.resize(size, Image.Resampling.BICUBIC))
             total += weight
             weight *= rng.uniform(0.4, 0.8)
             cells *= 2
@@ -657,17 +680,18 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
     return shades[(mix * np.float32(255.0)).astype(np.uint8)]
 
 
-def _coordinates(size: int, angle: float) -> np.ndarray:
-    """Position along a direction, about -0.5..0.5 over the image: float32 [S, S]."""
-    line = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
-    return np.float32(math.cos(angle)) * line + np.float32(math.sin(angle)) * line[:, None]
+def _coordinates(size: _Size, angle: float) -> np.ndarray:
+    """Position along a direction, about -0.5..0.5 over the image: float32 [H, W]."""
+    across, down = ((np.arange(side, dtype=np.float32) + 0.5) / side - 0.5 for side in size)
+    return np.float32(math.cos(angle)) * across + np.float32(math.sin(angle)) * down[:, None]
 
 
 def _camera(pixels: np.ndarray, grain: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Noise of a sensor, the same on the three channels, over the whole scene: uint8 [S, S, 3]."""
-    size = pixels.shape[0]
-    top, left = (int(offset) for offset in rng.integers(0, grain.shape[0] - size + 1, 2))
-    noise = np.float32(rng.uniform(0.0, 7.0)) * grain[top : top + size, left : left + size]
+    """Noise of a sensor, the same on the three channels, over the whole scene: uint8 [H, W, 3]."""
+    height, width = pixels.shape[:2]
+    top = int(rng.integers(0, grain.shape[0] - height + 1))
+    left = int(rng.integers(0, grain.shape[1] - width + 1))
+    noise = np.float32(rng.uniform(0.0, 7.0)) * grain[top : top + height, left : left + width]
     return np.clip(pixels + np.rint(noise).astype(np.int16)[..., None], 0, 255).astype(np.uint8)
 
 
