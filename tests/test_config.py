@@ -23,7 +23,9 @@ def test_every_config_loads_and_survives_a_round_trip(path: Path, tmp_path: Path
 
 
 def test_there_are_configs() -> None:
-    assert {"digits_s", "overfit_s", "tinydet_s", "tinydet_m", "tinydet_l", "tinydet_s_int8"} <= {p.stem for p in CONFIGS}
+    assert {"digits_s", "overfit_s", "tinydet_s", "tinydet_m", "tinydet_l", "tinydet_s_int8"} <= {
+        p.stem for p in CONFIGS
+    }
 
 
 def test_variant_is_the_base_of_the_model_section() -> None:
