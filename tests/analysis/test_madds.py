@@ -64,9 +64,9 @@ def test_the_int8_twins_cost_the_same(variant: str, twin: str) -> None:
     assert ours["backbone"] == pytest.approx(theirs["backbone"], rel=3e-4)
     assert all(ours[part] == theirs[part] for part in ("fpn", "rpn", "rcnn"))
     rows = BACKBONES[twin].blocks
-    assert not any(row.hard_swish or row.squeeze_excite for row in rows) and {row.kernel for row in rows} == {3}
-    assert [(row.out, row.stride, row.tap) for row in rows] == [
-        (row.out, row.stride, row.tap) for row in BACKBONES[model_config(variant).backbone].blocks
+    assert not any(row.squeeze_excite for row in rows) and {row.kernel for row in rows} == {3}
+    assert [(row.out, row.hard_swish, row.stride, row.tap) for row in rows] == [
+        (row.out, row.hard_swish, row.stride, row.tap) for row in BACKBONES[model_config(variant).backbone].blocks
     ]
 
 
