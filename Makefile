@@ -57,4 +57,4 @@ $(INSTALLED): pyproject.toml tflite/pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs tflite/build .pytest_cache .mypy_cache .ruff_cache

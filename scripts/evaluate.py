@@ -61,6 +61,8 @@ def main() -> None:
     from tinydet_tf.training.run import load_split, uses_digits
     from tinydet_tf.weights import is_hdf5, read_config, weights_file
 
+    if tiled and (args.model.is_dir() or is_hdf5(args.model)):
+        raise UserError(f"--tiles and --tile-size need a .tflite, {args.model} is none; export it first")
     data = DataConfig()
     if args.data is not None or args.annotations is not None or args.images is not None:
         if (args.annotations is None) != (args.images is None):
@@ -78,8 +80,7 @@ def main() -> None:
     model = open_model(args.model, variant=args.variant, threads=args.threads)
     detect = model.detect
     if tiled:
-        if not isinstance(detect, Detector):
-            raise UserError(f"--tiles and --tile-size need a .tflite, {args.model} is none; export it first")
+        assert isinstance(detect, Detector)  # a .tflite's is
         detect = TiledDetector(
             detect, grid=grid, tile_size=args.tile_size, overlap=overlap, full_image=not args.no_full_image
         )

@@ -58,6 +58,27 @@ def test_scenes_hold_many_mostly_small_digits(folder: Path) -> None:
     assert {annotation["category_id"] for annotation in annotations} == set(range(1, 11))
 
 
+def test_width_height_and_density(tmp_path: Path) -> None:
+    wide = digits_folder(tmp_path, num_train=1, num_val=2, image_size=(640, 160))  # the area of 320x320
+    sparse = digits_folder(tmp_path, num_train=1, num_val=2, image_size=(640, 160), density=0.25)
+    assert (wide.name, sparse.name) == (
+        f"digits-v{digits._VERSION}-seed0-train1-val2-size640x160",
+        f"digits-v{digits._VERSION}-seed0-train1-val2-size640x160-density0.25",
+    )
+    for folder, least, most in ((wide, 8, 36), (sparse, 2, 9)):
+        dataset = load_coco(*locate_split(folder, "val"))
+        assert (dataset.report.clipped, dataset.report.dropped, dataset.report.empty) == (0, 0, 0)
+        for image in dataset.images:
+            with Image.open(image.path) as opened:
+                assert opened.size == (640, 160)
+        annotations = _document(folder, "val")["annotations"]
+        counts = np.bincount([annotation["image_id"] for annotation in annotations])[1:]
+        assert counts.min() >= least and counts.max() <= most
+        assert max(annotation["bbox"][0] for annotation in annotations) > 160
+    square = digits_folder(tmp_path, num_train=1, num_val=1, image_size=(96, 96), density=1.0)
+    assert square == digits_folder(tmp_path, num_train=1, num_val=1, image_size=96)
+
+
 def test_no_handwriting_in_both_splits_and_labels_are_the_samples_own(folder: Path) -> None:
     from sklearn.datasets import load_digits
 
@@ -251,6 +272,13 @@ def test_errors(tmp_path: Path, folder: Path) -> None:
         digits_folder(tmp_path, num_train=0)
     with pytest.raises(UserError, match="image_size is 64, expected at least 96"):
         digits_folder(tmp_path, image_size=64)
+    with pytest.raises(UserError, match="image_size is 95, expected at least 96"):
+        digits_folder(tmp_path, image_size=(320, 95))
+    with pytest.raises(UserError, match="image_size is 8193, expected at most 8192"):
+        digits_folder(tmp_path, image_size=(8193, 320))
+    for density in (0.0, 2.5, float("nan")):
+        with pytest.raises(UserError, match=f"density is {density}, expected a number above 0, at most 2"):
+            digits_folder(tmp_path, density=density)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write to the cache .*file.*TINYDET_CACHE"):
         digits_folder(tmp_path / "file", num_train=1, num_val=1)

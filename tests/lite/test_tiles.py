@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import runpy
+import sys
+
 import numpy as np
 import pytest
 
@@ -13,18 +17,18 @@ from tinydet_lite.tiles import TiledDetector, lay_tiles, merge_tiles, parse_grid
 from .conftest import SIZE
 
 
-@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.2, 0.3, 0.55, 0.9])
-@pytest.mark.parametrize("length", [1, 2, 17, 100, 101, 319, 320, 321])
 @pytest.mark.parametrize("how", [{"grid": (1, 1)}, {"grid": (3, 1)}, {"grid": (7, 1)}, {"tile_size": 32}])
-def test_tiles_cover_the_picture_and_hold_small_objects_whole(length, overlap, how):
-    tiles = lay_tiles(20, length, overlap=overlap, **how)
-    starts, ends = tiles[:, 1], tiles[:, 3]
-    assert starts[0] == 0 and ends[-1] == length
-    side = int(ends[0] - starts[0])
-    assert side >= 1 and (ends - starts == side).all()
-    longest = max(1, min(int(overlap * side + 1e-9), side - 1)) if length > 1 else 1
-    for first in range(length - longest + 1):  # every object of that length, of one pixel without overlap
-        assert ((starts <= first) & (first + longest <= ends)).any(), (first, longest, tiles)
+def test_tiles_cover_the_picture_and_hold_small_objects_whole(how):
+    for length, overlap in itertools.product((1, 2, 17, 100, 101, 319, 320, 321), (0.0, 0.1, 0.2, 0.3, 0.55, 0.9)):
+        tiles = lay_tiles(20, length, overlap=overlap, **how)
+        starts, ends = tiles[:, 1], tiles[:, 3]
+        assert starts[0] == 0 and ends[-1] == length
+        side = int(ends[0] - starts[0])
+        assert side >= 1 and (ends - starts == side).all()
+        longest = max(1, min(int(overlap * side + 1e-9), side - 1)) if length > 1 else 1
+        first = np.arange(length - longest + 1)[:, None]  # every object of that length, of one pixel without overlap
+        held = ((starts <= first) & (first + longest <= ends)).any(axis=1)
+        assert held.all(), (length, overlap, longest, np.flatnonzero(~held), tiles)
 
 
 def test_grids_have_their_rows_and_columns_and_a_small_picture_is_one_tile():
@@ -128,3 +132,10 @@ def test_an_object_on_a_seam_is_found_once_and_whole(model_path):
     assert 0 < timing.invoke_ms < timing.total_ms
     assert tiled.labels == detector.labels and tiled.info is detector.info and tiled.input_size == SIZE
     assert len(tiled(np.zeros((5, 5, 3), np.uint8))) == 0
+
+
+def test_without_sahi_its_model_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sahi", None)
+    module = runpy.run_module("tinydet_lite.sahi")
+    with pytest.raises(UserError, match=r"needs sahi .*pip install sahi"):
+        module["TinyDetDetectionModel"](model_path="x.tflite")
