@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clients import aarch64
+from random_detectors import spread_detector
 from tinydet_lite.models import DIGITS
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
-tinydet_tf = pytest.importorskip("tinydet_tf", reason="the float file is exported with it")
+pytest.importorskip("tinydet_tf", reason="the float file is exported with it")
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,20 +66,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[str, Path]:
     """The int8 file that comes with tinydet-lite, and a float one of random weights whose scores are spread."""
-    import tensorflow as tf
-
     from tinydet_tf.config import VARIANTS, Config
     from tinydet_tf.export.convert import convert
 
-    tf.keras.utils.set_random_seed(4)
     names = tuple("abcdef")
-    built = tinydet_tf.build_detector("S", num_classes=len(names), input_size=SIZE)
-    for layer in built.rpn_head.layers + built.rcnn_head.layers:
-        if layer.name in ("rpn_score", "rcnn_score"):
-            layer.set_weights([weights * 10 for weights in layer.get_weights()])
     batch = np.stack([Image.open(file).convert("RGB").resize((SIZE, SIZE)) for file in sorted(pictures.iterdir())])
-    for _ in range(20):
-        built.features(batch.astype(np.float32), training=True)
+    built = spread_detector(batch, len(names))
     config = Config(variant="S", model=VARIANTS["S"], class_names=names, category_ids=tuple(range(1, len(names) + 1)))
     path = tmp_path_factory.mktemp("models") / "float32.tflite"
     path.write_bytes(convert(built, config, quantization="float32"))

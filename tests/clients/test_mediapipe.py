@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from environments import python_with, without_our_paths
+from random_detectors import noise, spread_detector
 from tinydet_lite import Detector
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-tf = pytest.importorskip("tensorflow", reason="the files are exported with TensorFlow")
-tinydet_tf = pytest.importorskip("tinydet_tf")
+pytest.importorskip("tensorflow", reason="the files are exported with TensorFlow")
+pytest.importorskip("tinydet_tf")
 from tinydet_tf.config import VARIANTS, Config  # noqa: E402
 from tinydet_tf.export.calibration import Samples  # noqa: E402
 from tinydet_tf.export.convert import convert  # noqa: E402
@@ -62,42 +63,17 @@ json.dump(found, sys.stdout)
 @pytest.fixture(scope="module")
 def mediapipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with MediaPipe and nothing of ours."""
-    folder = tmp_path_factory.mktemp("mediapipe")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", PACKAGE]
-    done = subprocess.run(command, env=without_paths(), capture_output=True, text=True, check=False)
-    if done.returncode != 0 and "No matching distribution" in done.stderr:
-        pytest.skip(f"{PACKAGE} cannot be had here: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-    return python
-
-
-def without_paths() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    return python_with(tmp_path_factory.mktemp("mediapipe"), [PACKAGE])
 
 
 @pytest.fixture(scope="module")
 def pictures() -> NDArray[np.uint8]:
-    generator = np.random.default_rng(1)
-    layers = [
-        np.asarray(tf.image.resize(generator.uniform(0, 255, [PICTURES, side, side, 3]), [SIZE, SIZE]))
-        for side in (5, 20, 80)
-    ]
-    return np.clip(sum(layers) / 3, 0, 255).astype(np.uint8)
+    return noise(PICTURES, SIZE)
 
 
 @pytest.fixture(scope="module")
 def trained(pictures: NDArray[np.uint8]) -> Any:
-    """Random weights with spread scores, and batch normalization that fits the pictures."""
-    tf.keras.utils.set_random_seed(4)
-    built = tinydet_tf.build_detector("S", num_classes=len(NAMES), input_size=SIZE)
-    for layer in built.rpn_head.layers + built.rcnn_head.layers:
-        if layer.name in ("rpn_score", "rcnn_score"):
-            layer.set_weights([weights * 10 for weights in layer.get_weights()])
-    for _ in range(10):
-        built.features(pictures.astype(np.float32), training=True)
-    return built
+    return spread_detector(pictures, len(NAMES), steps=10)
 
 
 @pytest.mark.parametrize("quantization", ["float32", "int8"])
@@ -112,7 +88,7 @@ def test_same_detections(
 
     done = subprocess.run(
         [str(mediapipe), "-c", PROGRAM, str(path), str(tmp_path / "pictures.npy"), str(LEAST_SCORE)],
-        env=without_paths(),
+        env=without_our_paths(),
         capture_output=True,
         text=True,
         check=False,

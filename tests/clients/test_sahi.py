@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from environments import python_with
 from references import iou
 from tinydet_lite.models import DIGITS
 
@@ -59,16 +59,7 @@ json.dump({
 @pytest.fixture(scope="module")
 def sahi(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with SAHI and a runtime."""
-    folder = tmp_path_factory.mktemp("sahi")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile", *PACKAGES]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0 and "No matching distribution" in done.stderr:
-        pytest.skip(f"{PACKAGES} cannot be had here: {done.stderr.strip().splitlines()[-1]}")
-    assert done.returncode == 0, done.stderr
-    return python
+    return python_with(tmp_path_factory.mktemp("sahi"), ["--no-compile", *PACKAGES])
 
 
 def test_one_pass_is_the_detectors_and_slices_find_more(sahi: Path, tmp_path: Path) -> None:

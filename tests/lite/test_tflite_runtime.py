@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from environments import python_with, without_our_paths
+from random_detectors import noise, spread_detector
 from tinydet_lite import Detector
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-tf = pytest.importorskip("tensorflow", reason="the files are exported with TensorFlow")
-tinydet_tf = pytest.importorskip("tinydet_tf")
+pytest.importorskip("tensorflow", reason="the files are exported with TensorFlow")
+pytest.importorskip("tinydet_tf")
 from tinydet_tf.config import VARIANTS, Config  # noqa: E402
 from tinydet_tf.export.calibration import Samples  # noqa: E402
 from tinydet_tf.export.convert import convert  # noqa: E402
@@ -60,42 +62,20 @@ def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = sys.executable if sys.version_info[:2] <= PYTHON else shutil.which("python3.11")
     if base is None:
         pytest.skip("tflite-runtime 2.14 needs Python 3.11 or older, and there is none")
-    folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([base, "-m", "venv", str(folder)], check=True)
-    python = folder / "bin" / "python"
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     # Without dependencies: tinydet-lite's own would bring ai-edge-litert.
     tflite = Path(__file__).resolve().parents[2] / "tflite"
-    for packages in (["tflite-runtime==2.14.0", "numpy<2", "pillow"], ["--no-deps", str(tflite)]):
-        command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode != 0 and "No matching distribution" in done.stderr:
-            pytest.skip(f"tflite-runtime 2.14 cannot be had here: {done.stderr.strip().splitlines()[-1]}")
-        assert done.returncode == 0, done.stderr
-    return python
+    packages = (["tflite-runtime==2.14.0", "numpy<2", "pillow"], ["--no-deps", str(tflite)])
+    return python_with(tmp_path_factory.mktemp("environment"), *packages, base=base)
 
 
 @pytest.fixture(scope="module")
 def pictures() -> NDArray[np.uint8]:
-    generator = np.random.default_rng(1)
-    layers = [
-        np.asarray(tf.image.resize(generator.uniform(0, 255, [PICTURES, side, side, 3]), [SIZE, SIZE]))
-        for side in (5, 20, 80)
-    ]
-    return np.clip(sum(layers) / 3, 0, 255).astype(np.uint8)
+    return noise(PICTURES, SIZE)
 
 
 @pytest.fixture(scope="module")
 def detector(pictures: NDArray[np.uint8]):
-    """Random weights with spread scores, and batch normalization that fits them."""
-    tf.keras.utils.set_random_seed(4)
-    built = tinydet_tf.build_detector("S", num_classes=len(NAMES), input_size=SIZE)
-    for layer in built.rpn_head.layers + built.rcnn_head.layers:
-        if layer.name in ("rpn_score", "rcnn_score"):
-            layer.set_weights([weights * 10 for weights in layer.get_weights()])
-    for _ in range(20):
-        built.features(pictures.astype(np.float32), training=True)
-    return built
+    return spread_detector(pictures, len(NAMES))
 
 
 def partners(found: Found, other: Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -126,7 +106,7 @@ def test_same_detections(quantization, old_python, detector, pictures, tmp_path)
     assert new.runtime == "ai_edge_litert"
     done = subprocess.run(
         [str(old_python), "-c", PROGRAM, str(path), str(tmp_path / "pictures.npy")],
-        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        env=without_our_paths(),
         cwd=tmp_path,
         capture_output=True,
         text=True,
