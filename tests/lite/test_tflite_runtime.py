@@ -20,10 +20,10 @@ from tinydet_lite import Detector
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 pytest.importorskip("tensorflow", reason="the files are exported with TensorFlow")
 pytest.importorskip("tinydet_tf")
-from tinydet_tf.config import VARIANTS, Config  # noqa: E402
-from tinydet_tf.export.calibration import Samples  # noqa: E402
-from tinydet_tf.export.convert import convert  # noqa: E402
-from tinydet_tf.export.schemes import FORMATS  # noqa: E402
+from tinydet_tf.config import VARIANTS, Config
+from tinydet_tf.export.calibration import Samples
+from tinydet_tf.export.convert import convert
+from tinydet_tf.export.schemes import FORMATS
 
 pytestmark = pytest.mark.slow
 
