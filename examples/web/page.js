@@ -186,7 +186,12 @@ async function startCamera() {
   video.muted = true;
   video.playsInline = true; // an iPhone would go to full screen
   video.srcObject = stream;
-  await video.play();
+  try {
+    await video.play();
+  } catch (error) {
+    for (const track of stream.getTracks()) track.stop(); // or the camera would stay on
+    throw new TinyDetError(`The camera's picture does not play (${error.message}). Try again, or another browser.`);
+  }
   if (picture instanceof ImageBitmap) picture.close();
   picture = document.createElement('canvas');
   result = null;
@@ -235,7 +240,7 @@ function connect(litert) {
   const take = (file) => inTurn(async () => {
     if (!file) return;
     clearReport();
-    if (file.name.endsWith('.tflite')) await useModel(litert, await file.arrayBuffer(), file.name);
+    if (/\.tflite$/i.test(file.name)) await useModel(litert, await file.arrayBuffer(), file.name);
     else await usePicture(file, file.name);
   });
   for (const id of ['picture-file', 'model-file']) {

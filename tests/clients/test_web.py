@@ -20,18 +20,18 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from random_detectors import noise, spread_detector
 from tinydet_lite import Detector
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-tf = pytest.importorskip("tensorflow", reason="the files are exported with TensorFlow")
+pytest.importorskip("tensorflow", reason="the files are exported with TensorFlow")
 pytest.importorskip("selenium", reason="no selenium to drive the browser with")
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 
-import tinydet_tf  # noqa: E402
-from tinydet_tf.config import VARIANTS, Config  # noqa: E402
-from tinydet_tf.export.convert import convert  # noqa: E402
+from tinydet_tf.config import VARIANTS, Config
+from tinydet_tf.export.convert import convert
 
 pytestmark = pytest.mark.slow
 
@@ -60,11 +60,7 @@ SWITCHES = (
 
 @pytest.fixture(scope="module")
 def picture() -> NDArray[np.uint8]:
-    generator = np.random.default_rng(1)
-    layers = [
-        np.asarray(tf.image.resize(generator.uniform(0, 255, [side, side, 3]), [SIZE, SIZE])) for side in (5, 20, 80)
-    ]
-    return np.clip(sum(layers) / 3, 0, 255).astype(np.uint8)
+    return noise(1, SIZE)[0]
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +71,16 @@ def site(tmp_path_factory: pytest.TempPathFactory, picture: NDArray[np.uint8]) -
     root = tmp_path_factory.mktemp("site")
     page = root / "examples" / "web"
     shutil.copytree(ROOT / "examples" / "web", page, ignore=shutil.ignore_patterns("node_modules", "*.tflite"))
-    if (ROOT / SHIPPED).is_file():
-        (root / SHIPPED).parent.mkdir(parents=True)
-        shutil.copyfile(ROOT / SHIPPED, root / SHIPPED)
+    (root / SHIPPED).parent.mkdir(parents=True)
+    shutil.copyfile(ROOT / SHIPPED, root / SHIPPED)
     done = subprocess.run(
         ["npm", "ci", "--no-audit", "--no-fund"], cwd=page, capture_output=True, text=True, check=False
     )
     if done.returncode != 0 and any(code in done.stderr for code in ("ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT")):
         pytest.skip(f"the npm registry cannot be reached: {done.stderr.strip().splitlines()[0]}")
     assert done.returncode == 0, done.stderr
-    detector = lively(picture)
+    batch = np.stack([picture, picture[::-1], picture[:, ::-1], 255 - picture])
+    detector = spread_detector(batch, len(NAMES), steps=10)
     config = Config(variant="S", model=VARIANTS["S"], class_names=NAMES, category_ids=tuple(range(1, len(NAMES) + 1)))
     for form in ("host", "tasks"):
         (page / f"{form}.tflite").write_bytes(convert(detector, config, postprocess=form))
@@ -100,19 +96,6 @@ def site(tmp_path_factory: pytest.TempPathFactory, picture: NDArray[np.uint8]) -
     (page / "text.tflite").write_text("no model")
     (page / "text.png").write_text("no picture")
     return root
-
-
-def lively(picture: NDArray[np.uint8]) -> Any:
-    """A detector of random weights with spread scores, and batch normalization that fits them."""
-    tf.keras.utils.set_random_seed(4)
-    detector = tinydet_tf.build_detector("S", num_classes=len(NAMES), input_size=SIZE)
-    for layer in detector.rpn_head.layers + detector.rcnn_head.layers:
-        if layer.name in ("rpn_score", "rcnn_score"):
-            layer.set_weights([weights * 10 for weights in layer.get_weights()])
-    batch = np.stack([picture, picture[::-1], picture[:, ::-1], 255 - picture]).astype(np.float32)
-    for _ in range(10):
-        detector.features(batch, training=True)
-    return detector
 
 
 @pytest.fixture(scope="module")
@@ -259,10 +242,35 @@ def test_the_camera_runs_and_may_be_refused(browser, address):
     assert button.get_attribute("aria-pressed") == "false"
 
 
+def test_a_camera_that_does_not_play_is_switched_off(browser, address):
+    open_page(browser, address, model="host.tflite", picture="picture.png")
+    browser.execute_cdp_cmd(
+        "Browser.setPermission",
+        {"permission": {"name": "camera"}, "setting": "granted", "origin": address.split("/examples")[0]},
+    )
+    browser.execute_script(
+        "const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);"
+        "navigator.mediaDevices.getUserMedia = async (wish) => (window.given = await open(wish));"
+        "HTMLMediaElement.prototype.play = () => Promise.reject(new Error('no play today'));"
+    )
+    browser.find_element(By.ID, "camera").click()
+    wait(browser, lambda b: "does not play (no play today)" in text_of(b, "message"), "no word of the camera")
+    states = browser.execute_script("return window.given.getTracks().map((track) => track.readyState)")
+    assert states == ["ended"]
+    assert browser.find_element(By.ID, "camera").get_attribute("aria-pressed") == "false"
+
+
+def test_a_models_name_may_be_in_capitals(browser, address, site):
+    page = site / "examples" / "web"
+    shutil.copyfile(page / "tasks.tflite", page / "TASKS.TFLITE")
+    open_page(browser, address, model="host.tflite", picture="picture.png")
+    send(browser, "model-file", page / "TASKS.TFLITE")
+    wait(browser, lambda b: "TASKS.TFLITE" in text_of(b, "model"), "the model was not taken")
+    assert text_of(browser, "message") == ""
+
+
 def test_as_it_is_cloned(browser, address, site, tmp_path):
     """The shipped model on the page's own picture; keeps what it looks like in runs/artefacts/web.png."""
-    if not (site / SHIPPED).is_file():
-        pytest.skip(f"{SHIPPED} is not there")
     open_page(browser, address)
     assert text_of(browser, "message") == ""
     found = Detector(site / SHIPPED, num_threads=1, score_threshold=0.5)(site / "examples" / "web" / "digits.jpg")
