@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
     tiles = parser.add_argument_group("tiles of a .tflite, for small objects in large images")
     tiles.add_argument("--tiles", metavar="RxC", help="rows x columns")
     tiles.add_argument("--tile-size", type=int, metavar="N", help="side in pixels of the image, instead of --tiles")
-    tiles.add_argument("--overlap", type=float, metavar="F", help="of a tile's side, 0 to 0.9 (default: 0.2)")
+    tiles.add_argument("--overlap", type=float, metavar="F", help=f"of a tile's side, 0 to 0.9 (default: {OVERLAP})")
     tiles.add_argument("--no-full-image", action="store_true", help="the tiles alone, without the image as a whole")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers, and the detections beside them")
     return parser.parse_args()

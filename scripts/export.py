@@ -10,6 +10,7 @@ from typing import Any
 
 from tinydet_lite.cli import run
 from tinydet_lite.errors import UserError
+from tinydet_lite.metadata import POSTPROCESS
 from tinydet_tf.config import VARIANTS
 from tinydet_tf.export.rewrites import check_rewrites, rewrites_for
 
@@ -21,7 +22,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--format", choices=("float32", "float16", "dynamic", "int8", "int16"), default="float32")
     parser.add_argument(
         "--postprocess",
-        choices=("host", "tasks"),
+        choices=POSTPROCESS,
         default="host",
         help="where soft-NMS runs: in tinydet_lite, or in the file, for MediaPipe Tasks and Android (docs/tasks.md)",
     )

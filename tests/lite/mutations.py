@@ -23,7 +23,6 @@ from PIL import Image
 
 from tinydet_lite import Detector, UserError
 from tinydet_lite.ceiling import conv_stack
-from tinydet_lite.flatbuffer import check_flatbuffer
 from tinydet_lite.inspect import inspect_model, read_flatbuffer
 from tinydet_lite.metadata import append_metadata, read_model
 from tinydet_lite.trial import try_model
@@ -257,17 +256,11 @@ def _edited(model: bytes, kind: str, rng: np.random.Generator) -> bytes:
     return bytes(builder.Output())
 
 
-def _feed_image(path: Path, detector: Detector) -> None:
-    detector(path)
-
-
 def _feed_model(path: Path, kind: str, picture: np.ndarray) -> None:
     # As the commands do it.
     try_model(path, timeout=SECONDS / 2)
     if kind == "bare flips":
-        model = read_flatbuffer(path)
-        check_flatbuffer(model, str(path))
-        inspect_model(model)
+        inspect_model(read_flatbuffer(path))
         return
     detector = Detector(path, num_threads=1)
     detector(picture)
@@ -291,7 +284,7 @@ def main() -> None:
         signal.alarm(SECONDS)
         try:
             if detector is not None:
-                _feed_image(path, detector)
+                detector(path)
             else:
                 _feed_model(path, kind, picture)
             result = "ok"

@@ -17,6 +17,10 @@ class ChildCrashed(UserError):
     """The process was ended by a signal, took too long, or ended with a code that means neither good nor bad input."""
 
 
+class ChildTimedOut(ChildCrashed):
+    """The process took too long, and was ended."""
+
+
 class ChildNotStarted(UserError):
     """The system does not let this program start another."""
 
@@ -33,7 +37,7 @@ def run_module(
     Args:
         module: its name in this package.
         arguments: its sys.argv[1:]. Paths must be absolute, for the working directory is another one there.
-        purpose: what it is for; errors begin with it.
+        purpose: how errors begin, before a colon: "x.tflite cannot be run".
         timeout: seconds.
         environment: variables to set beside this process's.
 
@@ -42,6 +46,7 @@ def run_module(
 
     Raises:
         ChildNotStarted: it did not begin.
+        ChildTimedOut: it took longer than the timeout.
         ChildCrashed: it did not end in order.
         UserError: it ended with `cli.EXIT_WRONG_INPUT`; the message is the last line of its stderr.
     """
@@ -61,7 +66,7 @@ def run_module(
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ChildCrashed(f"{purpose}: took longer than {timeout:g} s") from error
+        raise ChildTimedOut(f"{purpose}: took longer than {timeout:g} s") from error
     except OSError as error:
         raise ChildNotStarted(f"{purpose}: no process can be started ({os_reason(error)})") from error
     if done.returncode == 0:

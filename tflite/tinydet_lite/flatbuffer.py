@@ -20,7 +20,7 @@ from .metadata import IDENTIFIER
 _VERSION = 3
 _STRING = "string"
 # No tensor that a phone or a board can hold is larger, and TFLite counts its bytes in signed integers here and there.
-MAX_TENSOR_BYTES = 2**31 - 1
+_MAX_TENSOR_BYTES = 2**31 - 1
 _MAX_RANK = 8
 _MAX_SUBGRAPHS = 1000
 
@@ -91,11 +91,12 @@ UNION_SLOTS: dict[str, dict[int, dict[int, _Slot]]] = {
     "QuantizationDetails": {1: {0: 1}, 2: {3: 4}, 3: {3: 4}},
     "SparseIndexVector": {1: {0: 4}, 2: {0: 2}, 3: {0: 1}},
 }
-# Bits of an element by TensorType. The others (texts, resources, variants) have no fixed size.
+# Bits of an element by TensorType.
 _BITS = {
     0: 32, 1: 16, 2: 32, 3: 8, 4: 64, 6: 8, 7: 16, 8: 64, 9: 8, 10: 64, 11: 128, 12: 64, 15: 32, 16: 16, 17: 4, 18: 16,
     19: 2, 20: 4, 21: 8, 22: 8,
 }  # fmt: skip
+_NO_FIXED_SIZE = (5, 13, 14)  # texts, resources, variants
 
 
 class _Damage(Exception):
@@ -118,7 +119,7 @@ class _Table:
 
 
 def check_flatbuffer(model: bytes, name: str) -> None:
-    """Whether a runtime may read a .tflite.
+    """See that a runtime may read a .tflite.
 
     Args:
         model: the flatbuffer; what is behind it is not looked at.
@@ -200,10 +201,11 @@ class _Checker:
                     raise _Damage(f"operator {place} reads tensor {index}, which nothing wrote before")
             for slot in (8, 2):  # intermediates, outputs
                 for index in self._indices(operator, slot, count):
-                    if index >= 0 and slot == 2 and written[index]:
+                    if index < 0:
+                        continue
+                    if slot == 2 and written[index]:
                         raise _Damage(f"operator {place} writes tensor {index}, which is taken")
-                    if index >= 0:
-                        written[index] = True
+                    written[index] = True
         for index in self._indices(graph, 2, count):
             if index < 0 or not written[index]:
                 raise _Damage(f"tensor {index} among a graph's outputs")
@@ -219,9 +221,9 @@ class _Checker:
             raise _Damage(f"a tensor of shape {_short(shape)}")
         kind = self._number("b", tensor, 1)
         size = math.prod(map(abs, shape)) * _BITS.get(kind, 8) // 8
-        if size > MAX_TENSOR_BYTES:
-            raise _Damage(f"a tensor of shape {_short(shape)} takes {size} bytes, more than {MAX_TENSOR_BYTES}")
-        if kind not in _BITS and kind not in (5, 13, 14):
+        if size > _MAX_TENSOR_BYTES:
+            raise _Damage(f"a tensor of shape {_short(shape)} takes {size} bytes, more than {_MAX_TENSOR_BYTES}")
+        if kind not in _BITS and kind not in _NO_FIXED_SIZE:
             raise _Damage(f"a tensor of type {kind}")
         variable = bool(self._number("b", tensor, 5))
         return variable or (bool(buffer) and filled[buffer])

@@ -6,7 +6,7 @@ Shape letters: P proposals, C classes, N detections, W, H and S sides of the pic
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Optional, Protocol, cast
+from typing import Any, Callable, Optional, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +113,7 @@ class TasksForm:
         return Detections(boxes[rows], np.minimum(scores[rows], np.float32(1.0)), class_ids, names)
 
 
-_FORMS = {"host": HostForm, "tasks": TasksForm}
+_FORMS: dict[str, Callable[[ModelInfo, tuple[str, ...], NmsSettings], Form]] = {"host": HostForm, "tasks": TasksForm}
 
 
 def form_of(
@@ -128,6 +128,8 @@ def form_of(
     Args:
         info: of the file; what it gives for soft-NMS holds where an argument is None.
         labels: C class names.
+        iou_threshold: overlap above which soft-NMS lowers a score, 0 to 1; host form only.
+        max_detections: the most a picture may have, at least 1.
 
     Raises:
         UserError: an argument is out of range, or the form cannot follow it.
@@ -147,4 +149,4 @@ def form_of(
         nms = dataclasses.replace(nms, iou_threshold=float(iou_threshold))
     if max_detections is not None:
         nms = dataclasses.replace(nms, max_detections=max_detections)
-    return cast(Form, _FORMS[info.postprocess](info, labels, nms))
+    return _FORMS[info.postprocess](info, labels, nms)

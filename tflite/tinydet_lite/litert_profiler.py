@@ -24,7 +24,7 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .child import ChildCrashed, run_module
+from .child import ChildCrashed, ChildTimedOut, run_module
 from .cli import run
 from .errors import UserError
 
@@ -159,6 +159,8 @@ def _find_library() -> Path:
 def _call_child(folder: str) -> None:
     try:
         run_module("litert_profiler", [folder], "LiteRT's profiler", _TIMEOUT_SECONDS)
+    except ChildTimedOut as error:
+        raise UserError(f"{error}; ask for fewer runs") from error
     except ChildCrashed as error:
         raise UserError(
             f"{error}; this was written for ai-edge-litert {WRITTEN_FOR}, here is {litert_version()}"

@@ -69,7 +69,7 @@ class Session:
         self.runtime, self._interpreter = build_interpreter(model, self.num_threads)
         # Some interpreters read from the caller's buffer for as long as they live.
         self._model = model
-        with _told(self.runtime):
+        with _as_user_error(self.runtime):
             signatures = list(self._interpreter.get_signature_list())
             if len(signatures) != 1:
                 raise UserError(f"the model has {len(signatures)} signatures {signatures}; expected one")
@@ -91,7 +91,7 @@ class Session:
         Raises:
             UserError: the interpreter refuses, in its words.
         """
-        with _told(self.runtime):
+        with _as_user_error(self.runtime):
             for name, value in inputs.items():
                 self._interpreter.set_tensor(self.inputs[name]["index"], value)
             start = time.perf_counter()
@@ -105,11 +105,11 @@ class Session:
 
 
 @contextlib.contextmanager
-def _told(runtime: str) -> Iterator[None]:
+def _as_user_error(runtime: str) -> Iterator[None]:
     """What an interpreter raises over a model it cannot work with, as a UserError."""
     try:
         yield
-    except UserError:
+    except UserError:  # is a ValueError too, and says what is wrong already
         raise
     except (RuntimeError, ValueError, MemoryError) as error:  # a text that is not UTF-8 is a ValueError
         raise UserError(f"{runtime} cannot run the model ({_first_line(error)})") from error

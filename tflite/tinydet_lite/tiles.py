@@ -24,9 +24,9 @@ from .detector import Detector, Timing
 from .errors import UserError
 from .preprocess import ImageSource, as_rgb_array
 
-MAX_SIDE = 64
+MAX_GRID = 64  # rows, and columns
 MAX_TILES = 1024
-MIN_TILE_SIZE = 16
+MIN_TILE_SIZE = 16  # pixels
 MAX_OVERLAP = 0.9
 OVERLAP = 0.2
 MAX_DETECTIONS = 1000
@@ -54,10 +54,8 @@ def check_grid(grid: Sequence[int]) -> tuple[int, int]:
     Raises:
         UserError: it is not.
     """
-    if len(grid) != 2 or not all(1 <= side <= MAX_SIDE for side in grid):
-        raise UserError(
-            f"tiles {'x'.join(str(side) for side in grid)} came; expected rows x columns, each from 1 to {MAX_SIDE}"
-        )
+    if len(grid) != 2 or not all(1 <= count <= MAX_GRID for count in grid):
+        raise UserError(f"tiles {'x'.join(map(str, grid))} came; expected rows x columns, each from 1 to {MAX_GRID}")
     return int(grid[0]), int(grid[1])
 
 
