@@ -8,9 +8,10 @@ import dataclasses
 from pathlib import Path
 
 from tinydet_lite.cli import run
+from tinydet_lite.commands.tile_options import add_tile_options, tile_arguments
 from tinydet_lite.detector import Detector
 from tinydet_lite.errors import UserError
-from tinydet_lite.tiles import OVERLAP, TiledDetector, check_layout, parse_grid
+from tinydet_lite.tiles import TiledDetector
 from tinydet_tf.config import VARIANTS, DataConfig
 
 
@@ -26,11 +27,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", metavar="DIR", help="the images of --annotations")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     parser.add_argument("--threads", type=int, metavar="N", help="of a .tflite (default: the cores, at most 4)")
-    tiles = parser.add_argument_group("tiles of a .tflite, for small objects in large images")
-    tiles.add_argument("--tiles", metavar="RxC", help="rows x columns")
-    tiles.add_argument("--tile-size", type=int, metavar="N", help="side in pixels of the image, instead of --tiles")
-    tiles.add_argument("--overlap", type=float, metavar="F", help=f"of a tile's side, 0 to 0.9 (default: {OVERLAP})")
-    tiles.add_argument("--no-full-image", action="store_true", help="the tiles alone, without the image as a whole")
+    add_tile_options(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers, and the detections beside them")
     return parser.parse_args()
 
@@ -49,19 +46,13 @@ def main() -> None:
         if not args.json.parent.is_dir():
             raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
 
-    grid = parse_grid(args.tiles) if args.tiles is not None else None
-    tiled = grid is not None or args.tile_size is not None
-    overlap = OVERLAP if args.overlap is None else args.overlap
-    if tiled:
-        check_layout(grid=grid, tile_size=args.tile_size, overlap=overlap)
-    elif args.overlap is not None or args.no_full_image:
-        raise UserError("--overlap and --no-full-image belong to tiles; give --tiles or --tile-size too")
+    tiles = tile_arguments(args)
 
     from tinydet_tf.evaluation import evaluate, open_model, write_evaluation
     from tinydet_tf.training.run import load_split, uses_digits
     from tinydet_tf.weights import is_hdf5, read_config, weights_file
 
-    if tiled and (args.model.is_dir() or is_hdf5(args.model)):
+    if tiles is not None and (args.model.is_dir() or is_hdf5(args.model)):
         raise UserError(f"--tiles and --tile-size need a .tflite, {args.model} is none; export it first")
     data = DataConfig()
     if args.data is not None or args.annotations is not None or args.images is not None:
@@ -79,11 +70,9 @@ def main() -> None:
     dataset = load_split(data, args.split)
     model = open_model(args.model, variant=args.variant, threads=args.threads)
     detect = model.detect
-    if tiled:
+    if tiles is not None:
         assert isinstance(detect, Detector)  # a .tflite's is
-        detect = TiledDetector(
-            detect, grid=grid, tile_size=args.tile_size, overlap=overlap, full_image=not args.no_full_image
-        )
+        detect = TiledDetector(detect, **tiles)
     evaluation = evaluate(detect, model.class_names, dataset, category_ids=model.category_ids, progress=True)
     print(evaluation.table())
     print(f"\n{evaluation.num_images} images, {evaluation.num_images / evaluation.seconds:.1f} a second")

@@ -23,6 +23,12 @@ def stack(request, tmp_path_factory):
     return path
 
 
+def test_a_profiler_that_takes_too_long_says_what_helps(tmp_path, monkeypatch):
+    monkeypatch.setattr(litert_profiler, "_TIMEOUT_SECONDS", 0.01)
+    with pytest.raises(UserError, match=r"took longer than 0\.01 s; ask for fewer runs"):
+        litert_profiler._call_child(str(tmp_path))
+
+
 def test_each_convolution_of_the_stack_is_timed_and_named(stack, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = profile(stack, runs=3)

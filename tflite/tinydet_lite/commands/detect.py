@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..classes import class_ids_of
 from ..cli import printable, run
@@ -19,7 +18,7 @@ from ..models import DIGITS
 from ..sources import ImageFiles, Problem, Source, open_source
 from ..stopping import StopSignals
 from ..stream import AnyDetector, Meter, detect_frames
-from ..tiles import OVERLAP, TiledDetector, check_layout, parse_grid
+from ..tiles import TiledDetector
 from ..trial import try_model
 from ..writers import (
     Behind,
@@ -35,6 +34,7 @@ from ..writers import (
     image_ids,
 )
 from .progress import Progress
+from .tile_options import add_tile_options, tile_arguments
 
 FORMATS = ("json", "coco", "yolo", "csv")
 JSON_NAME = "detections.json"
@@ -75,7 +75,7 @@ class _Output:
 def _detect(arguments: argparse.Namespace) -> None:
     if arguments.max_frames is not None and arguments.max_frames < 1:
         raise UserError(f"--max-frames {arguments.max_frames} came; expected at least 1")
-    tiles = _tiles(arguments)
+    tiles = tile_arguments(arguments)
     source = open_source(arguments.source)
     folder = _check_output(arguments.output, Path(arguments.source))
     if arguments.model is None:
@@ -170,16 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         f"csv ({CSV_NAME}); default: json",
     )
     parser.add_argument("--no-drawn", action="store_true", help="no annotated pictures or video")
-    parser.add_argument(
-        "--tiles",
-        metavar="RxC",
-        help="for small objects in large pictures: look at R rows of C overlapping tiles, and at the whole; "
-        "takes R * C + 1 times as long",
-    )
-    parser.add_argument("--tile-size", type=int, metavar="N", help="the same with square tiles of N pixels")
-    parser.add_argument(
-        "--overlap", type=float, metavar="0..0.9", help=f"of neighbouring tiles, a share of a tile (default: {OVERLAP})"
-    )
+    add_tile_options(parser)
     return parser
 
 
@@ -193,18 +184,6 @@ def _check_output(given: str, source: Path) -> Path:
         # The next run would take the annotated pictures for sources.
         raise UserError(f"--output {given} is the folder of the sources; give another one")
     return output
-
-
-def _tiles(arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """What TiledDetector takes; None for pictures as a whole."""
-    if arguments.tiles is None and arguments.tile_size is None:
-        if arguments.overlap is not None:
-            raise UserError("--overlap came without tiles; give --tiles RxC or --tile-size N too")
-        return None
-    grid = None if arguments.tiles is None else parse_grid(arguments.tiles)
-    overlap = OVERLAP if arguments.overlap is None else arguments.overlap
-    check_layout(grid=grid, tile_size=arguments.tile_size, overlap=overlap)
-    return {"grid": grid, "tile_size": arguments.tile_size, "overlap": overlap}
 
 
 def _outputs(arguments: argparse.Namespace, source: Source, folder: Path, detector: Detector) -> list[_Output]:
