@@ -39,6 +39,7 @@ def parse() -> argparse.Namespace:
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
+    """'320' -> 320, '1920x1080' -> (1920, 1080)."""
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise UserError(f"--size {text} came; expected a side such as 320, or width and height such as 1920x1080")

@@ -142,7 +142,7 @@ _V2: list[Row] = [
 ]
 # Twins of D and BC for int8, not the paper's: no squeeze-and-excite, 3x3 for 5x5. What that saves went into wider
 # expansions, in multiples of 16 as the runtime's tiles, until the multiply-accumulates were the same. H-swish stays: as
-# ADD and MUL it costs int8 little, and ReLU6 in its place cost the digits 6 AP (docs/int8_twin.md).
+# ADD and MUL it costs int8 little, and ReLU6 in its place cost the digits 0.067 AP (docs/int8_twin.md).
 _D_INT8: list[Row] = [
     (3, 16, 16, "", "RE", 1, ""),
     (3, 64, 24, "", "RE", 2, ""),

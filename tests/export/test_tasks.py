@@ -41,7 +41,7 @@ SIZE, NAMES = 64, ("cat", "dog", "traffic light")
 N = 100
 
 
-# The same, one box at a time.
+# Soft-NMS one box at a time, to compare with.
 
 
 def overlap(a: list[float], b: list[float]) -> float:
@@ -208,7 +208,7 @@ def test_boxes_are_exact_for_pictures_of_the_size_it_was_made_for() -> None:
 
 
 def detector(variant: str = "S") -> TinyDet:
-    return lively(variant)
+    return lively(variant)  # functools.cache would take detector() and detector("S") for two
 
 
 @functools.cache

@@ -96,16 +96,15 @@ _Size = tuple[int, int]  # width, height
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """What the scenes of one split are drawn from; read-only, shared by the threads."""
+    """What the scenes of one split are drawn from; read-only."""
 
     stencils: tuple[Image.Image, ...]  # one a handwriting sample, mode L, soft: _cut thresholds it
     samples: np.ndarray  # int64 [M], indices into load_digits
     labels: np.ndarray  # int64 [M], 0..9
     photos: tuple[Image.Image, ...]  # RGB, only this split's columns
     letters: tuple[Image.Image, ...]
-    grain: (
-        np.ndarray
-    )  # float32 [2H, 2W], standard normal: drawing it anew for every scene would take a tenth of the time
+    # float32 [2H, 2W], standard normal: drawing it anew for every scene would take a tenth of the time
+    grain: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +137,8 @@ def digits_folder(
         num_train, num_val: images of each split, at least 1.
         image_size: side of the square images in pixels, or (width, height), sides 96 to 8192. Digits keep their size
             in pixels; their number follows the area. Backgrounds grow with the image.
-        density: how many digits and how much clutter an area holds, as a multiple of the above, in (0, 2].
+        density: how many digits and how much clutter an area holds, as a multiple of the usual (10 to 36 digits on
+            320x320), in (0, 2].
 
     Raises:
         UserError: an argument out of range, a cache that cannot be written, or a damaged folder in the cache.
@@ -158,8 +158,8 @@ def digits_folder(
         raise UserError(f"digits: density is {density}, expected a number above 0, at most {_MAX_DENSITY:g}")
     root = cache_folder() if cache_dir is None else Path(cache_dir)
     sides = f"{size[0]}" if size[0] == size[1] else f"{size[0]}x{size[1]}"
-    sparse = "" if density == 1.0 else f"-density{density:g}"
-    final = root / f"digits-v{_VERSION}-seed{seed}-train{num_train}-val{num_val}-size{sides}{sparse}"
+    suffix = "" if density == 1.0 else f"-density{float(density)}"  # in full: other digits are another set
+    final = root / f"digits-v{_VERSION}-seed{seed}-train{num_train}-val{num_val}-size{sides}{suffix}"
     if final.exists():
         return _checked(final)
     try:

@@ -52,8 +52,8 @@ def convert(
       samples: calibration images, for int8 and int16.
 
     Raises:
-      UserError: a format, form or rewrite that does not exist, or calibration images that are missing or do not
-        fit.
+      UserError: a format, form or rewrite that does not exist, a picture size that is none or has no use, or
+        calibration images that are missing or do not fit.
     """
     return export(
         detector,

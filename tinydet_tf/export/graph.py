@@ -98,10 +98,9 @@ class TasksGraph(HostGraph):
         rewrites: frozenset[str] = frozenset(),
         picture_size: tuple[int, int] | None = None,
     ) -> None:
-        size = detector.config.input_size
-        width, height = picture_size or (size, size)
-        self.pixel = (size / width, size / height)
         super().__init__(detector, rewrites)
+        width, height = picture_size or (self.input_size, self.input_size)
+        self.pixel = (self.input_size / width, self.input_size / height)
 
     def outputs(self, boxes: tf.Tensor, class_probs: tf.Tensor) -> dict[str, tf.Tensor]:
         size = self.input_size

@@ -48,11 +48,21 @@ def pack(model: bytes) -> bytes:
     Args:
       model: a .tflite without metadata behind it.
     """
+    return write(read(model))
+
+
+def read(model: bytes) -> schema.ModelT:
+    """A .tflite without metadata behind it, parsed, with the constants that lie behind its flatbuffer."""
     parsed = schema.ModelT.InitFromPackedBuf(model, 0)
     for buffer in parsed.buffers:
         if buffer.data is None and buffer.size:
             buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
         buffer.offset = buffer.size = 0
+    return parsed
+
+
+def write(parsed: schema.ModelT) -> bytes:
+    """The flatbuffer of what `read` gave."""
     builder = _SharingBuilder()
     builder.Finish(parsed.Pack(builder), b"TFL3")
     return bytes(builder.Output())

@@ -43,11 +43,11 @@ def quantize(
     """Quantizes a float .tflite.
 
     Args:
-      model: float, of `graph.HostGraph`; scopes are read from its tensors' names.
+      model: float, of a graph of `graph.GRAPHS`; scopes are read from its tensors' names.
       scheme: which parts and how.
       samples: calibration images, for schemes that need them.
-      observations: what `observe` gave for these samples and this model (all of `observed_tensors`), if it is there
-        already.
+      observations: what `observe` gave for these samples, if it is there already: of all of `observed_tensors` that
+        the scheme may quantize. Those of the host's graph do for the tasks', whose own part stays float.
       progress: show a bar on a terminal while calibrating.
 
     Raises:

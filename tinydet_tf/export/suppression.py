@@ -50,12 +50,8 @@ def soft_nms(
     *,
     image_size: int,
     pixel: tuple[float, float] = (1.0, 1.0),
-    sigma: float = SIGMA,
-    iou_threshold: float = IOU_THRESHOLD,
-    candidates: int = CANDIDATES,
-    max_detections: int = MAX_DETECTIONS,
 ) -> Suppressed:
-    """The detections of one image, N = min(max_detections, P * C).
+    """The detections of one image, N = min(MAX_DETECTIONS, P * C).
 
     Args:
       boxes: float32 [P, 4] inclusive pixels.
@@ -65,8 +61,8 @@ def soft_nms(
         after its last coordinate. The published boxes are inclusive in the source picture.
     """
     proposals, classes = class_probs.shape[0], class_probs.shape[1] - 1
-    count = min(candidates, proposals * classes)
-    size = min(max_detections, proposals * classes)
+    count = min(CANDIDATES, proposals * classes)
+    size = min(MAX_DETECTIONS, proposals * classes)
     scores, index = tf.math.top_k(tf.reshape(class_probs[:, 1:], [-1]), count)  # [K]; equal ones by index
     proposal = index // classes
     class_id = index - proposal * classes
@@ -82,9 +78,9 @@ def soft_nms(
         boxes=chosen + tf.gather(tf.constant(fields), class_id),
         scores=tf.where(scores > SCORE_THRESHOLD, scores * place, 0.0),
         max_output_size=size,
-        iou_threshold=iou_threshold,
+        iou_threshold=IOU_THRESHOLD,
         score_threshold=MIN_SCORE,
-        soft_nms_sigma=sigma,
+        soft_nms_sigma=SIGMA,
         pad_to_max_output_size=True,
     )
     selected = tf.reshape(selected, [size])

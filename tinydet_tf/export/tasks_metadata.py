@@ -17,7 +17,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from tinydet_lite.forms import CATEGORY, COUNT, LOCATION, SCORE
 from tinydet_lite.metadata import LABELS_MEMBER
-from tinydet_tf.export.packing import pack
+from tinydet_tf.export.packing import read, write
 
 ENTRY = b"TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -29,7 +29,7 @@ OUTPUTS = {LOCATION: "location", CATEGORY: "category", SCORE: "score", COUNT: "n
 IMAGE = "image"
 GROUP = "detection_result"
 
-#: What MediaPipe and the Task Library show unless they are asked for another score: `tinydet_lite.Detector`'s default.
+#: The least score to show: `tinydet_lite.Detector`'s default. MediaPipe's Python client ignores it (docs/tasks.md).
 SCORE_THRESHOLD = 0.3
 
 # Enumerations and unions of the schema.
@@ -41,18 +41,11 @@ _NORMALIZATION, _SCORE_THRESHOLDING = 1, 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Int8:
-    """A byte: an enumeration or the type of a union."""
-
-    value: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Table:
     """A flatbuffer table: slot -> value.
 
-    str: a string; Int8, int (32 bits), float (32 bits): that number; Table: a table; a list of str or Table: a vector
-    of offsets; a numpy array: a vector of numbers.
+    str: a string; np.int8 (an enumeration, or the type of a union), int (32 bits), float (32 bits): that number;
+    Table: a table; a list of str or Table: a vector of offsets; a numpy array: a vector of numbers.
     """
 
     fields: dict[int, Any]
@@ -61,8 +54,8 @@ class Table:
         written = {slot: _write(builder, value) for slot, value in self.fields.items() if not _is_scalar(value)}
         builder.StartObject(max(self.fields, default=-1) + 1)
         for slot, value in self.fields.items():
-            if isinstance(value, Int8):
-                builder.PrependInt8Slot(slot, value.value, 0)
+            if isinstance(value, np.int8):
+                builder.PrependInt8Slot(slot, int(value), 0)
             elif isinstance(value, float):
                 builder.PrependFloat32Slot(slot, value, 0.0)
             elif isinstance(value, int):
@@ -73,7 +66,7 @@ class Table:
 
 
 def _is_scalar(value: Any) -> bool:
-    return isinstance(value, (Int8, int, float))
+    return isinstance(value, (np.int8, int, float))
 
 
 def _write(builder: flatbuffers.Builder, value: Any) -> int:
@@ -98,9 +91,9 @@ def tasks_metadata(*, name: str, description: str, version: str, image_size: int
       name, description, version: of the model, as people read them.
       image_size: S of the input uint8 [1, S, S, 3].
     """
-    pixels = Table({0: Int8(_RGB), 1: Table({0: image_size, 1: image_size})})
-    corners = Table({0: np.array([1, 0, 3, 2], np.uint32), 1: Int8(_BOUNDARIES), 2: Int8(_RATIO)})
-    labels = Table({0: LABELS_MEMBER, 1: "Class names, one a line, id 0 first.", 2: Int8(_TENSOR_VALUE_LABELS)})
+    pixels = Table({0: np.int8(_RGB), 1: Table({0: image_size, 1: image_size})})
+    corners = Table({0: np.array([1, 0, 3, 2], np.uint32), 1: np.int8(_BOUNDARIES), 2: np.int8(_RATIO)})
+    labels = Table({0: LABELS_MEMBER, 1: "Class names, one a line, id 0 first.", 2: np.int8(_TENSOR_VALUE_LABELS)})
     # The pixels as they are: what the network subtracts and divides by is inside the graph.
     as_they_are = Table({0: _floats(0.0), 1: _floats(1.0)})
     # Of [1, N] and [1, N, 4] each row is a thing of its own; the count is one number.
@@ -170,11 +163,11 @@ def _tensor(
 
 
 def _content(kind: int, properties: Table, rows: Table | None = None) -> Table:
-    return Table({0: Int8(kind), 1: properties} | ({2: rows} if rows is not None else {}))
+    return Table({0: np.int8(kind), 1: properties} | ({2: rows} if rows is not None else {}))
 
 
 def _unit(kind: int, options: Table) -> Table:
-    return Table({0: Int8(kind), 1: options})
+    return Table({0: np.int8(kind), 1: options})
 
 
 def _floats(value: float) -> np.ndarray:
@@ -187,7 +180,7 @@ def put_in(model: bytes, metadata: bytes) -> bytes:
     Args:
       model: a .tflite of `graph.TasksGraph`, nothing behind the flatbuffer.
     """
-    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
+    parsed = read(model)
     (graph,) = parsed.subgraphs
     (signature,) = parsed.signatureDefs
     index = {output.name.decode(): output.tensorIndex for output in signature.outputs}
@@ -198,6 +191,4 @@ def put_in(model: bytes, metadata: bytes) -> bytes:
     entry = schema.MetadataT()
     entry.name, entry.buffer = ENTRY, len(parsed.buffers) - 1
     parsed.metadata = [*(parsed.metadata or []), entry]
-    builder = flatbuffers.Builder(len(model) + len(metadata))
-    builder.Finish(parsed.Pack(builder), b"TFL3")
-    return pack(bytes(builder.Output()))
+    return write(parsed)

@@ -105,6 +105,9 @@ def export_int8(
 ) -> Exported:
     """The int8 .tflite of a detector by what `kept_ranges` gave for its run.
 
+    Args:
+      postprocess, picture_size: as `convert.convert`.
+
     Raises:
       UserError: as `graph.build_graph`, or another version of the exporter kept the ranges and named the tensors
         otherwise.
@@ -118,11 +121,11 @@ def export_int8(
             f"the run's {CALIBRATION} knows nothing of {len(missing)} tensors of this graph, for example "
             f"{min(missing)!r}: it was kept by another version; remove it to calibrate with images instead"
         )
-    if postprocess != "host":  # what it adds stays float and has no ranges
+    if postprocess != "host":  # what it adds stays float and needs no ranges
         model = to_flatbuffer(graph)
     done = quantize(model, FORMATS["int8"], samples, observations=observations)
-    found = (done.model, detector, config, "int8", done.calibration)
-    return Exported(with_metadata(*found, postprocess), done.calibration)
+    content = with_metadata(done.model, detector, config, "int8", done.calibration, postprocess)
+    return Exported(content, done.calibration)
 
 
 def _int8_graph(detector: TinyDet) -> bytes:

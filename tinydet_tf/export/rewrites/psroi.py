@@ -77,25 +77,27 @@ def samples_stay_inside(config: ModelConfig) -> bool:
 
 def rows_fit(config: ModelConfig, rows: Rows) -> bool:
     """Whether row numbers stay exact in float32."""
-    cells = sum(size**2 for size in config.level_sizes[: config.roi_levels])
-    return cells * (config.channels // rows.width) < 2**24
+    return _table_size(config) // rows.width < 2**24
 
 
 def transposing_pays(config: ModelConfig) -> bool:
     """Whether to transpose the table once, or to gather every channel by itself.
 
-    A number costs about as much to transpose as a sixth of a gather. Measured (docs/rewrites.md): transposing gains 3
-    to 7% of M and 11 to 16% of S; it costs L, whose table is large, 3% in float32 and nothing in int8.
+    A number costs about as much to transpose as a sixth of a gather. Measured (S and L: docs/rewrites.md): transposing
+    gains 3 to 7% of M and 11 to 16% of S; it costs L, whose table is large, 3% in float32 and nothing in int8.
     """
-    cells = sum(size**2 for size in config.level_sizes[: config.roi_levels])
     spared = 16 * config.proposals_test * (config.channels - _CELLS)
-    return cells * config.channels <= 6 * spared
+    return _table_size(config) <= 6 * spared
 
 
 def reads_fewer(config: ModelConfig, rows: Rows) -> bool:
     """Whether the gathers read fewer numbers than the table has: then a quantized table is dequantized behind them."""
-    cells = sum(size**2 for size in config.level_sizes[: config.roi_levels])
-    return 16 * config.proposals_test * rows.channel_of.size < cells * config.channels
+    return 16 * config.proposals_test * rows.channel_of.size < _table_size(config)
+
+
+def _table_size(config: ModelConfig) -> int:
+    """How many numbers the table has: every channel of every cell of the pooled levels."""
+    return config.channels * sum(size**2 for size in config.level_sizes[: config.roi_levels])
 
 
 def pool(features: Sequence[tf.Tensor], rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tf.Tensor:
