@@ -44,10 +44,12 @@ def main() -> None:
     from tinydet_tf.analysis.throughput import measure_training
     from tinydet_tf.data.pipeline import build_pipeline
     from tinydet_tf.model.detector import TinyDet
+    from tinydet_tf.training.precision import check_precision
     from tinydet_tf.training.run import add_in_order, load_split, make_optimizer, preparation
     from tinydet_tf.training.schedule import WarmupCosine
     from tinydet_tf.training.trainer import Trainer
 
+    check_precision(config.train.precision)
     keras.utils.set_random_seed(config.train.seed)
     add_in_order()  # as training does
     data = load_split(config.data, "train")

@@ -1,7 +1,10 @@
-"""Mixed precision: near float32's training, float32 weights, and float16's steps without a finite gradient."""
+"""Mixed precision: near float32's training, float32 weights, float16's steps without a finite gradient, and what is
+said where the processor has not got its kernels."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +14,14 @@ import tf_keras as keras
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import TrainConfig, model_config
+from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.training import precision as precisions
+from tinydet_tf.training.precision import check_precision, missing_kernel
 from tinydet_tf.training.run import make_optimizer
-from tinydet_tf.training.trainer import LOSSES, Batch, Trainer
+from tinydet_tf.training.trainer import Batch, Trainer
 
+ROOT = Path(__file__).resolve().parents[2]
 SIZE, STEPS = 128, 3
 
 
@@ -45,36 +52,61 @@ def some_batch() -> Batch:
     }
 
 
-def test_near_float32() -> None:
+MIXED = ("mixed_bfloat16", "mixed_float16")
+#: The share by which one rounding changes a number, at most.
+ROUNDING = {"mixed_bfloat16": 2.0**-8, "mixed_float16": 2.0**-11}
+#: Roundings from the pixels to a score: S has 62 convolutions, with normalization and activation each.
+ROUNDINGS = 150
+
+
+def skip_where_missing(precision: str) -> None:
+    reason = missing_kernel(precision)
+    if reason is not None:
+        pytest.skip(f"this processor does not train in {precision}: {reason}")
+
+
+@pytest.mark.parametrize("precision", MIXED)
+def test_near_float32(precision: str) -> None:
+    """The forward pass differs by its roundings, and training does what it does in float32.
+
+    Roundings do not all point the same way, so the largest error stays below their sum; a layer that computes something
+    else is off by about the spread of the scores. R-CNN's losses are not compared: roundings change which RoIs OHEM
+    takes.
+    """
+    skip_where_missing(precision)
     batch = some_batch()
-    losses, outputs = {}, {}
-    for precision in ("float32", "mixed_bfloat16", "mixed_float16"):
-        trainer = trainer_of(precision)
+    rpn_losses = {}
+    for name in ("float32", precision):
+        trainer = trainer_of(name)
+        detector = trainer.detector
         assert keras.mixed_precision.global_policy().name == "float32"
-        assert trainer.detector.pyramid.get_layer("lateral0").compute_dtype == precision.removeprefix("mixed_")
-        if precision == "mixed_float16":
+        assert detector.pyramid.get_layer("lateral0").compute_dtype == name.removeprefix("mixed_")
+        if name == "mixed_float16":
             trainer.optimizer._loss_scale._current_loss_scale.assign(256.0)  # or the first steps are left out
+        rpn_losses[name] = [float(trainer.compute_losses(batch)["rpn_score"])]
         for _ in range(STEPS):
-            results = trainer.train_step(batch)
-        losses[precision] = np.array([float(results[name]) for name in LOSSES])
-        assert {w.dtype for w in trainer.detector.get_weights()} == {np.dtype(np.float32)}
-        # What is exported and evaluated elsewhere: the same weights in a plain detector.
-        plain = TinyDet(trainer.detector.config, 4)
-        plain.set_weights(trainer.detector.get_weights())
-        found, expected = (detector.rpn(detector.features(batch["images"])) for detector in (trainer.detector, plain))
-        assert all(t.dtype == tf.float32 for t in (*found[0], *found[1]))
-        spread = max(float(tf.math.reduce_std(t)) for t in expected[0])
-        outputs[precision] = max(
-            float(tf.reduce_max(tf.abs(a - b))) for a, b in zip(found[0], expected[0], strict=True)
-        ) / max(spread, 1e-6)
-    for precision in ("mixed_bfloat16", "mixed_float16"):
-        print(precision, losses[precision] / losses["float32"], outputs)
-        np.testing.assert_allclose(losses[precision], losses["float32"], rtol=0.1, atol=0.02)
-    assert outputs["float32"] < 1e-4
+            trainer.train_step(batch)
+        rpn_losses[name].append(float(trainer.compute_losses(batch)["rpn_score"]))
+        assert {w.dtype for w in detector.get_weights()} == {np.dtype(np.float32)}
+    # What is exported and evaluated elsewhere: the same weights in a plain detector.
+    plain = TinyDet(detector.config, 4)
+    plain.set_weights(detector.get_weights())
+    found, expected = (model.rpn(model.features(batch["images"])) for model in (detector, plain))
+    assert all(t.dtype == tf.float32 for t in (*found[0], *found[1]))
+    spread = max(float(tf.math.reduce_std(t)) for t in expected[0])
+    error = max(float(tf.reduce_max(tf.abs(a - b))) for a, b in zip(found[0], expected[0], strict=True)) / spread
+    bound = ROUNDINGS * ROUNDING[precision]
+    print(precision, error, bound, rpn_losses)  # here 0.094 in bfloat16 and 0.017 in float16
+    assert error < bound
+    # The loss moves by no more than a score does, and scores by `bound` of their spread; the rest is training's.
+    start, end = (np.array(rpn_losses[name]) for name in ("float32", precision))
+    assert abs(start[0] - end[0]) < bound * spread
+    assert start[1] < start[0] and end[1] < end[0] - (start[0] - start[1]) / 2
 
 
 def test_float16_leaves_out_a_step_that_is_not_finite(tmp_path: Path) -> None:
     """Weights, moving average and momentum stay; the scale is halved, and a checkpoint keeps it."""
+    skip_where_missing("mixed_float16")
     trainer = trainer_of("mixed_float16")
     batch = some_batch()
     optimizer = trainer.optimizer
@@ -109,3 +141,57 @@ def test_unknown_precision() -> None:
         TrainConfig(precision="float16")
     with pytest.raises(UserError, match="float32"):
         TrainConfig(precision="mixed_float16", qat=True)
+
+
+@pytest.mark.parametrize("precision", MIXED)
+def test_trains_or_says_why_not(precision: str, tmp_path: Path) -> None:
+    """As a user types it, on this processor as it is set: a whole run, or one line and nothing left behind."""
+    data = digits_folder(tmp_path / "digits", num_train=2, num_val=1)
+    values = (
+        f"train.precision={precision}",
+        "train.batch_size=2",
+        "train.epochs=1",
+        "train.proposals=60",
+        "train.rcnn_samples=16",
+    )
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--variant", "S", "--data", str(data)]
+    command += ["--output", str(tmp_path / "run"), *(part for value in values for part in ("--set", value))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    if missing_kernel(precision) is None:
+        assert done.returncode == 0 and (tmp_path / "run" / "last.weights.h5").is_file(), done.stderr
+    else:
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        last = done.stderr.strip().splitlines()[-1]
+        assert "on this processor" in last and "--set train.precision=float32" in last
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("setting", ["ONEDNN_MAX_CPU_ISA=SSE41", "TF_ENABLE_ONEDNN_OPTS=0"])
+def test_the_trial_outlives_a_kernel_that_ends_the_process(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the processor, the trial ends with an answer; without oneDNN every processor has all kernels."""
+    monkeypatch.setenv(*setting.split("="))
+    missing_kernel.cache_clear()
+    reason = missing_kernel("mixed_bfloat16")
+    missing_kernel.cache_clear()
+    assert reason is None or ("kernel" in reason and "\n" not in reason)
+    if setting == "TF_ENABLE_ONEDNN_OPTS=0":
+        assert reason is None
+
+
+def test_a_child_that_dies_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(died: int) -> None:
+        missing_kernel.cache_clear()
+        done = subprocess.CompletedProcess([], died, "no kernel for pyramid/stem/Conv2D\n", "a traceback\n")
+        monkeypatch.setattr(precisions.subprocess, "run", lambda *_, **__: done)
+        try:
+            check_precision("mixed_float16")
+        finally:
+            missing_kernel.cache_clear()
+
+    run(0)
+    with pytest.raises(UserError, match=r"cannot train in float16 on this processor \(no kernel for pyramid/stem"):
+        run(3)
+    with pytest.raises(UserError, match=r"ended the process\); --set train\.precision=float32"):
+        run(-6)
+    with pytest.raises(RuntimeError, match="a traceback"):  # the trial's own fault is not the processor's
+        run(1)

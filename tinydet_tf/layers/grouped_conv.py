@@ -1,8 +1,8 @@
 """Grouped 1x1 convolution that trains at full speed on a CPU.
 
 Keras' own Conv2D(groups > 1) wraps itself in an XLA function, fifty times slower in training on a CPU. tf.nn.conv2d
-takes the groups from the kernel's shape; its gradient exists on a CPU only while oneDNN is on, so where it is missing
-the same product is a batched matmul.
+takes the groups from the kernel's shape; on a CPU only oneDNN has its gradient, and only for the dtypes that oneDNN
+knows on this processor. Where it is missing the same product is a batched matmul.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ import tf_keras as keras
 
 
 @functools.cache
-def has_grouped_gradient() -> bool:
-    """True where tf.nn.conv2d's grouped form can be trained on this machine (tried once, on a tiny one).
+def has_grouped_gradient(dtype: str = "float32") -> bool:
+    """True where tf.nn.conv2d's grouped form can be trained in `dtype` on this machine (tried once, on a tiny one).
 
-    Tried inside a graph and with a bias: without oneDNN the graph optimizer fuses the two into an op that knows no
-    groups, and the kernels of the gradient fail.
+    Each dtype has kernels of its own: a processor without float16 arithmetic has the gradient in float32 alone. Tried
+    inside a graph and with a bias: without oneDNN the graph optimizer fuses the two into an op that knows no groups,
+    and the kernels of the gradient fail.
+
+    Args:
+      dtype: "float32", "bfloat16" or "float16".
     """
 
     @tf.function(autograph=False)
     def gradients(image: tf.Tensor, kernel: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch([image, kernel])
-            y = tf.nn.bias_add(tf.nn.conv2d(image, kernel, 1, "VALID"), tf.ones([4]))
+            y = tf.nn.bias_add(tf.nn.conv2d(image, kernel, 1, "VALID"), tf.ones([4], dtype))
             loss = tf.reduce_sum(tf.square(y))
         return tape.gradient(loss, [image, kernel])
 
     def attempt() -> bool:
         try:
-            gradients(tf.ones([1, 2, 2, 4]), tf.ones([1, 1, 2, 4]))
+            gradients(tf.ones([1, 2, 2, 4], dtype), tf.ones([1, 1, 2, 4], dtype))
         except tf.errors.OpError:
             return False
         return True
@@ -73,7 +77,8 @@ class GroupedConv2D(keras.layers.Layer):
     Args:
       filters: output channels, a multiple of `groups`.
       groups: divides the input channels too.
-      native: force tf.nn.conv2d (True) or the matmul (False); None asks `has_grouped_gradient`.
+      native: force tf.nn.conv2d (True) or the matmul (False); None asks `has_grouped_gradient` for
+        the dtype that the layer computes in.
 
     Raises:
       ValueError: channels that the groups do not divide.
@@ -107,7 +112,7 @@ class GroupedConv2D(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        native = has_grouped_gradient() if self.native is None else self.native
+        native = has_grouped_gradient(x.dtype.name) if self.native is None else self.native
         kernel = tf.cast(self.kernel, x.dtype)
         return tf.nn.bias_add(
             grouped_pointwise(x, kernel, groups=self.groups, native=native), tf.cast(self.bias, x.dtype)

@@ -32,6 +32,7 @@ from tinydet_tf.training.distribution import (
     wait_for_all,
     worker,
 )
+from tinydet_tf.training.precision import check_precision
 from tinydet_tf.training.progress import Progress
 from tinydet_tf.training.qat import OBSERVED, QuantizedDetector, check_qat, check_qat_weights
 from tinydet_tf.training.run_folder import METRICS, check_folder, clear_folder, finished_epochs, prepare_folder
@@ -118,8 +119,9 @@ def train(
       The last line of metrics.json's history and the best one: {"last": {...}, "best": {...}}.
 
     Raises:
-      UserError: wrong data or configuration, a folder that is taken or cannot be written, a loss that is no number, or
-        another worker that is gone. A new run that has not finished an epoch by then leaves nothing behind.
+      UserError: wrong data or configuration, a folder that is taken or cannot be written, a precision that this
+        processor cannot train in, a loss that is no number, or another worker that is gone. A new run that has not
+        finished an epoch by then leaves nothing behind.
     """
     strategy = strategy or tf.distribute.get_strategy()
     replicas, chief = strategy.num_replicas_in_sync, is_chief(strategy)
@@ -150,6 +152,7 @@ def train(
     if history.should_stop(recipe.early_stopping_patience):
         _LOG.info("this run has stopped early; --set a higher train.early_stopping_patience to go on")
         return history.summary()
+    check_precision(recipe.precision)
     keras.utils.set_random_seed(recipe.seed)
     add_in_order()
     index, workers = worker(strategy)
