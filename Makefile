@@ -9,7 +9,11 @@ DEMO := runs/digits_s
 # `make torch TORCH="torch --index-url https://download.pytorch.org/whl/cpu"` is a tenth of the size.
 TORCH ?= torch==2.13.0
 
-.PHONY: demo test test-all torch shipped-model lint format clean
+# What `make test-cpus` and `make test-pythons` run: of default avx2 sse41 no-onednn qemu-haswell, and of 3.10 3.11 ...
+CPUS ?=
+PYTHONS ?=
+
+.PHONY: demo test test-all test-cpus test-pythons torch shipped-model lint format clean
 
 demo: $(INSTALLED)
 	$(BIN)/python scripts/train.py --config configs/digits_s.yaml --output $(DEMO) --overwrite
@@ -34,6 +38,14 @@ test: $(INSTALLED)
 	@$(BIN)/python -m pytest -m slow --collect-only -q 2>/dev/null | grep "::"
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
+# The tests that touch arithmetic, as on processors of other kinds.
+test-cpus: $(INSTALLED)
+	$(BIN)/python .ci/test_cpus.py $(CPUS)
+
+# The whole way on every Python that is promised and that this machine has.
+test-pythons:
+	$(PYTHON) .ci/test_pythons.py $(PYTHONS)
+
 # The tests in tests/checkpoints compare with PyTorch; without it they are skipped, and say so.
 torch: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet $(TORCH)
@@ -57,4 +69,4 @@ $(INSTALLED): pyproject.toml tflite/pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs tflite/build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venvs runs tflite/build .pytest_cache .mypy_cache .ruff_cache

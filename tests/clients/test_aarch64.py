@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from clients import aarch64
+from partners import FEW
 from random_detectors import spread_detector
 from tinydet_lite.models import DIGITS
 
@@ -32,13 +33,15 @@ SIZE = 128  # of the float model: emulation takes ten times as long and more
 LEAST_SCORE = 0.1
 TIMEOUT = 120
 #: Runtime and file -> (pixels, score, share of detections that may have no partner within these). detections.json has
-#: two digits of a pixel and four of a score. Measured, alike on both CPUs: float32 0 pixels and 1e-4 (tflite-runtime
-#: 0); of int8, whose kernels round differently, 0.016 are apart, the others' 3.73 pixels and 0.0813 (2.67 and 0.0697).
-#: With the same network calibrated instead of trained for int8: LiteRT 0 and 0; of tflite-runtime's 0.141 apart.
+#: two digits of a pixel and four of a score. Of floats a few are apart where
+#: NMS chooses otherwise; integer kernels round differently in every layer, which an x86 processor's own may do among
+#: themselves, and most detections have a partner all the same. Here, alike on both CPUs: float32 0 pixels and 1e-4
+#: (tflite-runtime 0); of int8 0.016 are apart, the others' 3.73 pixels and 0.0813 (2.67 and 0.0697). With the same
+#: network calibrated instead of trained for int8: LiteRT 0 and 0; of tflite-runtime's 0.141 apart.
 TOLERANCES = {
-    ("ai_edge_litert", "float32"): (0.05, 1e-3, 0.0),
-    ("ai_edge_litert", "int8"): (4.0, 0.1, 0.1),
-    ("tflite_runtime", "float32"): (0.05, 1e-3, 0.0),
+    ("ai_edge_litert", "float32"): (0.05, 1e-3, FEW),
+    ("ai_edge_litert", "int8"): (4.0, 0.1, 0.25),
+    ("tflite_runtime", "float32"): (0.05, 1e-3, FEW),
     ("tflite_runtime", "int8"): (4.0, 0.1, 0.25),
 }
 

@@ -14,6 +14,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 import references
 import tinydet_tf
+from partners import assert_same_rows, first
 from tinydet_lite.errors import UserError
 from tinydet_tf.anchors import all_anchors
 from tinydet_tf.config import VARIANTS
@@ -66,18 +67,9 @@ def check(detector: TinyDet, rewrites: frozenset[str]) -> None:
     outputs = {name: value.numpy() for name, value in HostGraph(detector, rewrites).serve(image).items()}
     expected = {name: value.numpy() for name, value in detector(image).items()}
     assert len(np.unique(expected["rois"][0], axis=0)) > 0.5 * detector.config.proposals_test
-    # Proposals whose logits are equal but for rounding may change places: compared as sets, nearest first.
-    order = nearest(outputs["boxes"][0], expected["boxes"][0])
-    assert len(set(order.tolist())) >= len(order) - 4
-    # Measured: boxes 4.6e-5 pixels, probabilities 1.6e-5; on a trained S 9.2e-5 and 6.9e-6.
-    np.testing.assert_allclose(outputs["boxes"][0], expected["boxes"][0][order], atol=0.01)
-    np.testing.assert_allclose(outputs["class_probs"][0], expected["class_probs"][0][order], atol=5e-4)
-
-
-def nearest(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """For each box the row of `others` that is nearest, the same row where it is as near as any."""
-    distance = np.abs(boxes[:, None] - others[None]).max(-1) - 1e-6 * np.eye(len(boxes))
-    return distance.argmin(1)
+    # Errors behind the whole network, here 4.6e-5 pixels and 1.6e-5 (on a trained S 9.2e-5 and 6.9e-6); a rewrite that
+    # computes something else moves every row by more.
+    assert_same_rows(first(outputs), first(expected), pixels=0.01, probability=5e-4)
 
 
 SMALL: dict[str, Any] = {"input_size": 128, "proposals_test": 60, "nms_pre_test": 100}

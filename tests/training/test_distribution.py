@@ -84,17 +84,19 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def assert_same(folder: Path, other: Path) -> None:
-    """Measured over three steps, two devices or workers against one: weights 3.0e-6, of up to 9.6e-4 that they moved;
-    statistics of batch normalization 4.2e-5, of up to 0.93; losses 1e-5. Two devices against two workers: 1e-6."""
+    """Here over three steps, two devices or workers against one: weights 3.0e-6, of up to 9.6e-4 that they moved;
+    statistics of batch normalization 4.2e-5, of up to 0.93; losses 1e-5. Sums in another order may have OHEM take
+    another RoI, which changes a step a little; a replica whose gradient is missing changes half of it. The bounds are a
+    tenth of what training moves."""
     ours, theirs = weights(folder), weights(other)
     assert ours.keys() == theirs.keys()
     for name, values in ours.items():
         moving = "batch_normalization" in name and name.endswith(("/2", "/3"))
-        np.testing.assert_allclose(values, theirs[name], rtol=0, atol=3e-4 if moving else 2e-5, err_msg=name)
+        np.testing.assert_allclose(values, theirs[name], rtol=0, atol=1e-2 if moving else 1e-4, err_msg=name)
     entries = [json.loads((f / "metrics.json").read_text())["history"][-1] for f in (folder, other)]
     assert entries[0].keys() == entries[1].keys()
     for name, value in entries[0].items():
-        assert value == pytest.approx(entries[1][name], rel=2e-4, abs=1e-5), name
+        assert value == pytest.approx(entries[1][name], rel=0.02, abs=1e-3), name
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,125 @@
+"""Runs the tests that touch arithmetic as if on other processors, and prints a table: `make test-cpus`.
+
+TensorFlow's kernels are chosen by oneDNN, which can be told to use less of the processor or be left out, as on a Mac.
+LiteRT's are chosen by XNNPACK, which asks the processor itself; qemu's user mode shows it an older one.
+Needs Python's standard library and the environment that `make` has built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+#: What computes with TensorFlow, and what computes with LiteRT.
+TENSORFLOW = [
+    "tests/layers", "tests/model", "tests/training", "tests/export", "tests/checkpoints", "tests/test_evaluation.py",
+    "tests/test_weights.py",
+]  # fmt: skip
+LITE = ["tests/lite"]
+SETTINGS: dict[str, dict[str, str]] = {
+    "default": {},
+    "avx2": {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "sse41": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "no-onednn": {"TF_ENABLE_ONEDNN_OPTS": "0"},
+}
+QEMU = "qemu-haswell"
+EMULATOR = ["qemu-x86_64", "-cpu", "Haswell"]
+
+
+class Row(NamedTuple):
+    """What one setting gave."""
+
+    setting: str
+    passed: int
+    failed: int
+    skipped: Counter[str]  # by reason
+    minutes: float
+    ended_well: bool
+
+
+def run(setting: str) -> Row:
+    """One setting's tests. Their output goes through."""
+    start = time.monotonic()
+    if setting == QEMU:
+        # Processes that a test starts, xdist's among them, would run on the real processor: two halves instead.
+        files = sorted(path for folder in LITE for path in (ROOT / folder).glob("test_*.py"))
+        files.sort(key=lambda path: path.stat().st_size, reverse=True)
+        halves = [files[0::4] + files[3::4], files[1::4] + files[2::4]]
+        jobs = [(["-p", "no:cacheprovider", *map(str, half)], EMULATOR) for half in halves]
+    else:
+        jobs = [(["-n", "2", *TENSORFLOW, *(LITE if setting == "default" else [])], [])]
+    environment = {**os.environ, **SETTINGS.get(setting, {})}
+    with tempfile.TemporaryDirectory() as folder:
+        reports = [Path(folder, f"{index}.xml") for index in range(len(jobs))]
+        started = [
+            subprocess.Popen(
+                [*emulator, sys.executable, "-m", "pytest", "-q", "-m", "not slow", f"--junitxml={report}", *arguments],
+                cwd=ROOT,
+                env=environment,
+            )
+            for (arguments, emulator), report in zip(jobs, reports, strict=True)
+        ]
+        codes = [process.wait() for process in started]
+        passed, failed, skipped = 0, 0, Counter[str]()
+        for report in filter(Path.exists, reports):
+            for case in ElementTree.parse(report).iter("testcase"):
+                reason = case.find("skipped")
+                if reason is not None:
+                    skipped[reason.get("message", "")] += 1
+                elif case.find("failure") is not None or case.find("error") is not None:
+                    failed += 1
+                else:
+                    passed += 1
+    return Row(setting, passed, failed, skipped, (time.monotonic() - start) / 60, not any(codes))
+
+
+def why_not_emulated() -> str | None:
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return f"it emulates x86-64 Linux on x86-64 Linux; this is {platform.machine()} {platform.system()}"
+    if shutil.which(EMULATOR[0]) is None:
+        return f"there is no {EMULATOR[0]} (Debian's package qemu-user) here"
+    return None
+
+
+def table(rows: list[Row]) -> str:
+    lines = ["setting        passed  failed  skipped  minutes"]
+    for row in rows:
+        ended = "" if row.ended_well or row.failed else "  ended early"
+        lines.append(
+            f"{row.setting:14} {row.passed:6}  {row.failed:6}  {row.skipped.total():7}  {row.minutes:7.1f}{ended}"
+        )
+        lines += [f"    {count} skipped: {reason}" for reason, count in row.skipped.items()]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("settings", nargs="*", help=f"of {', '.join([*SETTINGS, QEMU])} (default: all)")
+    wanted = parser.parse_args().settings or [*SETTINGS, QEMU]
+    if unknown := [setting for setting in wanted if setting not in (*SETTINGS, QEMU)]:
+        parser.error(f"{unknown[0]!r} is no setting; choose of {', '.join([*SETTINGS, QEMU])}")
+    absent = []
+    if QEMU in wanted and (reason := why_not_emulated()):
+        wanted.remove(QEMU)
+        absent = [f"{QEMU:14} not run: {reason}"]
+    rows = []
+    for setting in wanted:
+        print(f"=== {setting}", flush=True)
+        rows.append(run(setting))
+    print("\n".join([table(rows), *absent]))
+    return 0 if all(row.ended_well for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
