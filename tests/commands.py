@@ -1,4 +1,4 @@
-"""What a command of scripts/, or `tinydet`, did when it was run in this process (the fixture `command` in conftest.py)."""
+"""What a command did when it was run in this process (the fixtures `command` and `tinydet` in conftest.py)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def run_script(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], script: str, *arguments: object
 ) -> Done:
     """Runs scripts/`script` as a user does, but for TensorFlow, which is loaded already."""
-    monkeypatch.setattr(sys, "argv", [f"scripts/{script}", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
     return _done(capfd, lambda: runpy.run_path(str(SCRIPTS / script), run_name="__main__"))
 
 
