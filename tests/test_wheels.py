@@ -34,15 +34,16 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (packages / "others.pth").write_text("\n".join(others))
     pip = (python, "-m", "pip", "--disable-pip-version-check", "-q")
     built = ("--no-deps", "--no-build-isolation", "-w", folder / "built")
-    run(folder, *pip, "wheel", *built, source / "tflite", source)
+    # Their setuptools before the older one that a new environment of Python 3.10 or 3.11 has.
+    run(folder, *pip, "wheel", *built, source / "tflite", source, PYTHONPATH=os.pathsep.join(others))
     shutil.rmtree(source)
     run(folder, *pip, "install", "--no-deps", "--force-reinstall", *(folder / "built").glob("*.whl"))
     return python
 
 
-def run(folder: Path, *command: object) -> str:
-    """What the command writes to stdout."""
-    environment = {**without_our_paths(), "TINYDET_CACHE": str(folder / "cache")}
+def run(folder: Path, *command: object, **variables: str) -> str:
+    """What the command, started in the folder, writes to stdout."""
+    environment = {**without_our_paths(), "TINYDET_CACHE": str(folder / "cache"), **variables}
     done = subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
