@@ -1,7 +1,8 @@
-"""Find objects in images, videos and cameras with a .tflite: see `detect.py --help`."""
+#!/usr/bin/env python3
+"""`tinydet detect` from a checkout: see `detect.py --help`."""
 
 from tinydet_lite.cli import run
-from tinydet_lite.commands.detect import main
+from tinydet_tf.cli.detect import main
 
 if __name__ == "__main__":
     run(main)

@@ -1,65 +1,8 @@
 #!/usr/bin/env python3
-"""Turn the authors' published PyTorch weights (tinydet_{S,M,L}.pth, mobilenetv3_{d,bc}.pt) into Keras weights."""
+"""`tinydet import-checkpoint` from a checkout: see `import_checkpoint.py --help`."""
 
-from __future__ import annotations
-
-import argparse
-import shlex
-from pathlib import Path
-
-from tinydet_lite.cli import printable, run
-from tinydet_lite.errors import UserError
-from tinydet_lite.files import check_target
-from tinydet_tf.config import VARIANTS
-
-#: As tinydet_tf.weights.SUFFIX, which would wait for TensorFlow.
-SUFFIX = ".weights.h5"
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", type=Path, metavar="IN", help="a .pth or .pt file")
-    parser.add_argument("--variant", required=True, help=f"one of {', '.join(VARIANTS)}")
-    parser.add_argument("--output", type=Path, required=True, metavar=f"OUT{SUFFIX}")
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse()
-    if args.variant not in VARIANTS:
-        raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
-    if not args.output.name.endswith(SUFFIX):
-        raise UserError(f"--output {args.output} does not end in {SUFFIX}; give it that ending")
-    check_target(args.output)
-    if not args.checkpoint.exists():
-        raise UserError(f"checkpoint {args.checkpoint} does not exist; give the .pth or .pt file")
-
-    from tinydet_tf.checkpoints.published import import_published
-    from tinydet_tf.weights import save_backbone, save_weights
-
-    imported = import_published(args.checkpoint, args.variant)
-    if imported.backbone_only:
-        save_backbone(imported.detector, imported.config, args.output)
-        what = f"the backbone of TinyDet-{args.variant} ({imported.config.model.backbone}) alone"
-    else:
-        save_weights(imported.detector, imported.config, args.output)
-        what = f"TinyDet-{args.variant}, {imported.detector.num_classes} classes"
-    print(f"{args.output}: {what}")
-    if args.variant in ("M", "L") and not imported.backbone_only:
-        print("M and L have the same shapes: nothing in the file says which it is, --variant decides")
-    print(f"{imported.num_tensors} tensors used, {imported.num_parameters:,} trainable parameters")
-    if imported.left_out:
-        print(f"{len(imported.left_out)} tensors left out, not of the backbone:")
-        for name in imported.left_out:
-            print(f"  {printable(name)}")
-    file = shlex.quote(str(args.output))
-    print("Next:")
-    if not imported.backbone_only:
-        tflite = args.output.with_name(args.output.name.removesuffix(SUFFIX) + ".tflite")
-        print(f"  python scripts/evaluate.py --model {file} --data DIR")
-        print(f"  python scripts/export.py --model {file} --output {shlex.quote(str(tflite))}")
-    print(f"  python scripts/train.py --variant {args.variant} --init {file} --data DIR")
-
+from tinydet_lite.cli import run
+from tinydet_tf.cli.import_checkpoint import main
 
 if __name__ == "__main__":
     run(main)

@@ -1,63 +1,8 @@
 #!/usr/bin/env python3
-"""Draw a training batch with its boxes, as the network sees it: look at it before a long run."""
-
-from __future__ import annotations
-
-import argparse
-from pathlib import Path
+"""`tinydet show-batch` from a checkout: see `show_batch.py --help`."""
 
 from tinydet_lite.cli import run
-from tinydet_lite.errors import UserError
-from tinydet_lite.files import atomic_path, check_target
-from tinydet_tf.config import assignment, load_config
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, metavar="F", help="the recipe (default: the defaults)")
-    parser.add_argument("--data", metavar="DIR", help="as in train.py (default: the embedded digits set)")
-    parser.add_argument("--images", type=int, default=8, metavar="N", help="(default: 8)")
-    parser.add_argument("--columns", type=int, default=4, metavar="N", help="(default: 4)")
-    parser.add_argument("--output", type=Path, required=True, metavar="OUT.jpg")
-    parser.add_argument(
-        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
-        help="override a config key, for example data.augmentation=ssd (may be repeated)",
-    )  # fmt: skip
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse()
-    for name in ("images", "columns"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; give at least 1")
-    if args.output.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise UserError(f"--output {args.output} does not end in .jpg or .png; give it that ending")
-    check_target(args.output)
-    given = [] if args.data is None else [assignment("data.root", args.data)]
-    config = load_config(args.config, assignments=given + args.assignments)
-
-    from tinydet_tf.data.pipeline import build_pipeline, one_line
-    from tinydet_tf.data.show import draw_batch
-    from tinydet_tf.training.run import load_split, preparation
-
-    dataset = load_split(config.data, "train")
-    batches = build_pipeline(
-        dataset,
-        input_size=config.model.input_size,
-        batch_size=1,
-        training=True,
-        seed=config.train.seed,
-        **preparation(config.data),
-    )
-    # More images than the data has: the next epoch's, drawn anew.
-    with one_line():
-        batch = {name: value.numpy() for name, value in next(iter(batches.repeat().rebatch(args.images))).items()}
-    picture = draw_batch(batch, dataset.class_names, columns=min(args.columns, args.images))
-    with atomic_path(args.output) as temporary:
-        picture.save(temporary, quality=85)
-    print(f"Written: {args.output}, {args.images} images, {int(batch['gt_mask'].sum())} boxes")
-
+from tinydet_tf.cli.show_batch import main
 
 if __name__ == "__main__":
     run(main)

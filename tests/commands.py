@@ -1,4 +1,4 @@
-"""What a command of scripts/ did when it was run in this process (the fixture `command` in conftest.py)."""
+"""What a command did when it was run in this process (the fixtures `command` and `tinydet` in conftest.py)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tinydet_tf.cli.main import console
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
@@ -40,9 +42,19 @@ def run_script(
 ) -> Done:
     """Runs scripts/`script` as a user does, but for TensorFlow, which is loaded already."""
     monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    return _done(capfd, lambda: runpy.run_path(str(SCRIPTS / script), run_name="__main__"))
+
+
+def run_tinydet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: object) -> Done:
+    """Runs `tinydet ARGUMENTS` as `run_script` does."""
+    monkeypatch.setattr(sys, "argv", ["/a/folder/bin/tinydet", *map(str, arguments)])
+    return _done(capfd, console)
+
+
+def _done(capfd: pytest.CaptureFixture[str], program: Callable[[], object]) -> Done:
     capfd.readouterr()
     try:
-        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+        program()
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1

@@ -12,7 +12,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 
-from commands import Command, run_script
+from commands import Command, run_script, run_tinydet
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -39,3 +39,9 @@ def coco_mini() -> Path:
 def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """command("train.py", "--variant", "S") -> Done."""
     return functools.partial(run_script, monkeypatch, capfd)
+
+
+@pytest.fixture
+def tinydet(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
+    """tinydet("train", "--variant", "S") -> Done."""
+    return functools.partial(run_tinydet, monkeypatch, capfd)

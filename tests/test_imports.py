@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 #: Each part may import itself and what stands before it; parts on one line do not know each other unless named.
 LAYERS = [
+    {"commands", "recipes"},
     {"config", "anchors", "boxes"},
     {"layers"},
     {"model"},
@@ -17,6 +18,8 @@ LAYERS = [
     {"evaluation", "export", "checkpoints"},
     {"training"},
     {"analysis"},
+    {"cli"},
+    {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

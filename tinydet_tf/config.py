@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from tinydet_lite.errors import UserError
+from tinydet_tf.recipes import recipe_file
 
 
 @dataclass(frozen=True)
@@ -473,7 +474,7 @@ def load_config(
     """The configuration of a YAML file (or the defaults), then `key=value` assignments such as train.epochs=3.
 
     Args:
-      path: a YAML file with keys of `Config`; None for the defaults.
+      path: a YAML file with keys of `Config`, or the name of one in configs/ ("digits_s"); None for the defaults.
       variant: overrides the file's; its architecture is the base that the file's `model:` section changes.
       assignments: `section.key=value`, the value in YAML's syntax.
       base: what to start from where there is no file; None for the defaults.
@@ -484,7 +485,7 @@ def load_config(
     values: dict[str, Any] = {} if base is None else base.to_dict()
     if path is not None:
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = recipe_file(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"config {path} cannot be read ({error}); give a YAML file") from error
         try:

@@ -1,7 +1,7 @@
 """Detector weights on disk: a .weights.h5 that says which detector it belongs to.
 
 The file is Keras' own format; the whole `Config` (variant, architecture, classes) travels in it as an attribute, so
-that evaluate.py and export.py need nothing beside it. A run folder is read through its best weights. A file may hold a
+that evaluate and export need nothing beside it. A run folder is read through its best weights. A file may hold a
 backbone alone: training starts from it, nothing else takes it.
 """
 
@@ -18,6 +18,7 @@ import yaml
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_path
+from tinydet_tf.commands import command_text
 from tinydet_tf.config import Config, config_from_dict, model_config, save_config
 from tinydet_tf.model.detector import TinyDet
 
@@ -43,7 +44,7 @@ def save_weights(detector: TinyDet, config: Config, path: Path) -> None:
 
 
 def save_backbone(detector: TinyDet, config: Config, path: Path) -> None:
-    """As `save_weights`, the backbone alone: for `train.py --init`."""
+    """As `save_weights`, the backbone alone: for `train --init`."""
     _save(detector.backbone_model(), config, path, part="backbone")
 
 
@@ -85,7 +86,7 @@ def weights_file(path: str | Path) -> Path:
         for name in (BEST, LAST):
             if (path / name).is_file():
                 return path / name
-        raise UserError(f"{path} holds neither {BEST} nor {LAST}; give a run folder that train.py wrote")
+        raise UserError(f"{path} holds neither {BEST} nor {LAST}; give a run folder that {command_text('train')} wrote")
     if not path.is_file():
         raise UserError(f"model {path} does not exist; give a run folder or a {SUFFIX} file")
     return path
@@ -129,7 +130,8 @@ def load_detector(path: str | Path, *, variant: str | None = None) -> tuple[Tiny
     file = weights_file(path)
     config = read_config(file)
     if _holds_backbone_only(file):
-        raise UserError(f"{file} holds a backbone alone; train a detector from it with train.py --init {file}")
+        train = f"{command_text('train')} --init {file}"
+        raise UserError(f"{file} holds a backbone alone; train a detector from it with {train}")
     if config is None:
         config = _guess_config(file, variant)
     elif variant is not None and variant != config.variant:
@@ -214,7 +216,7 @@ def _guess_config(file: Path, variant: str | None) -> Config:
     except _DAMAGE as error:
         raise UserError(f"{file} is damaged ({_line(error)})") from error
     if size < 2:
-        raise UserError(f"{file} is not a TinyDet weights file; give one that train.py wrote")
+        raise UserError(f"{file} is not a TinyDet weights file; give one that {command_text('train')} wrote")
     names = placeholder_names(size - 1)
     return Config(variant=variant, model=model_config(variant), class_names=names, category_ids=tuple(range(1, size)))
 

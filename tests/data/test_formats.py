@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from commands import Command
+from commands import SCRIPTS, Command
 from tinydet_lite.errors import UserError
 from tinydet_tf.data.coco import CocoDataset, load_coco, locate_split
 from tinydet_tf.data.convert import coco_split, open_folder, train_and_val
@@ -575,7 +575,7 @@ def test_the_command_writes_what_load_coco_reads(format: str, digits: Path, tmp_
     code, out, err = command("convert_dataset.py", "--input", folder, "--output", output)
     assert code == 0, err
     pasted = shlex.split(out.splitlines()[-1])
-    assert pasted[:2] == ["python", "scripts/train.py"]
+    assert pasted[:2] == ["python", str(SCRIPTS / "train.py")]
     options = dict(zip(pasted[2::2], pasted[3::2], strict=True))
     for split in COUNTS:
         annotation_file = output / split / "instances.json"

@@ -97,7 +97,7 @@ def test_unknown_fields_and_members_are_ignored():
         (b"", "x is empty"),
         (b"\x1c\x00\x00", "not a .tflite"),
         (b"PK\x03\x04 an archive", "not a .tflite"),
-        (FLATBUFFER, "not a TinyDet file.*scripts/export.py"),
+        (FLATBUFFER, "not a TinyDet file.*tinydet export"),
         (append_metadata(FLATBUFFER, INFO, LABELS)[:-30], "not a TinyDet file, or its end is missing"),
         (_with_members({"labels.txt": "a\n"}), "not a TinyDet file"),
         (_with_members({"labels.txt": "a\n", "tinydet.json": "{"}), "is not JSON"),

@@ -58,7 +58,7 @@ def test_finished_runs_stay_and_begun_ones_go_on(
     plan, output, started = load_plan(plan_file), tmp_path / "runs", []
 
     def run(command: list[str], check: bool) -> Any:
-        started.append(command[2:])
+        started.append(command[command.index("--output") :])
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(experiments.subprocess, "run", run)

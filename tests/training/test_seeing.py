@@ -298,13 +298,14 @@ def test_the_last_words_can_be_pasted(run: SimpleNamespace, command: Command, tm
     assert f"{run.folder}; this took 12 min." in text
     evaluate, export, tensorboard = (shlex.split(line) for line in text.splitlines() if line.startswith("  "))
     assert tensorboard == ["tensorboard", "--logdir", str(run.folder / "logs")]
-    done = command(Path(evaluate[1]).name, *evaluate[2:], "--json", tmp_path / "out.json")
+    assert evaluate[:2] == ["tinydet", "evaluate"]
+    done = command("evaluate.py", *evaluate[2:], "--json", tmp_path / "out.json")
     assert done.code == 0, done.err
     measured = json.loads((tmp_path / "out.json").read_text())
     assert measured["num_images"] == VAL_IMAGES
     assert measured["AP"] == pytest.approx(result["best"]["val_AP"], abs=1e-6)
-    assert export[:2] == ["python", "scripts/export.py"] and export[2:] == [
-        "--model", str(run.folder), "--output", str(run.folder / "model.tflite"),
+    assert export == [
+        "tinydet", "export", "--model", str(run.folder), "--output", str(run.folder / "model.tflite"),
     ]  # fmt: skip
 
 
@@ -325,4 +326,4 @@ def test_evaluate_measures_what_the_run_did(assignments: list[str], arguments: l
     entry: dict[str, Any] = {"epoch": 1, "loss": math.pi}
     lines = closing(Path("r"), config, {"last": entry, "best": {}}, 1.0).splitlines()
     assert lines[0] == "Last epoch 1: not validated"
-    assert shlex.split(lines[2]) == ["python", "scripts/evaluate.py", "--model", "r", *arguments]
+    assert shlex.split(lines[2]) == ["tinydet", "evaluate", "--model", "r", *arguments]

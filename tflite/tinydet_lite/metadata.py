@@ -40,7 +40,7 @@ _ZIP_ERRORS = (
     zipfile.BadZipFile, zipfile.LargeZipFile, OSError, ValueError, LookupError, EOFError, RuntimeError,
     OverflowError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
-_REMAKE = "make it again with scripts/export.py"
+_REMAKE = "make it again with tinydet export"
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def _read_members(content: bytes, name: str) -> dict[str, bytes]:
 
 
 def _not_tinydet(name: str) -> str:
-    return f"{name} is not a TinyDet file, or its end is missing; make one with scripts/export.py"
+    return f"{name} is not a TinyDet file, or its end is missing; make one with tinydet export"
 
 
 def _parse_labels(data: bytes, name: str) -> tuple[str, ...]:

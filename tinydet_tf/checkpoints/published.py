@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.checkpoints.torch_file import read_class_names, read_torch
+from tinydet_tf.commands import command_text
 from tinydet_tf.config import BACKBONES, VARIANTS, Config, Dialect, ModelConfig, model_config
 from tinydet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from tinydet_tf.model.detector import TinyDet
@@ -150,8 +151,8 @@ def backbone_parameters(config: ModelConfig) -> tuple[Parameter, ...]:
     spec = BACKBONES[config.backbone]
     if spec.dialect != Dialect():
         raise UserError(
-            f"backbone {config.backbone} has no published PyTorch names; scripts/import_keras_backbone.py takes "
-            "Keras's weights of it"
+            f"backbone {config.backbone} has no published PyTorch names; {command_text('import-keras-backbone')} "
+            "takes Keras's weights of it"
         )
     rows = [_kernel(f"{BACKBONE_PREFIX}blocks.0.0", "stem", CONV)]
     rows += _batch_norm(f"{BACKBONE_PREFIX}blocks.0.1", "stem_bn")

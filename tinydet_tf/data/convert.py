@@ -18,6 +18,7 @@ import numpy as np
 
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.files import atomic_write
+from tinydet_tf.commands import command_text
 from tinydet_tf.data.cache import cache_folder
 from tinydet_tf.data.labelled import ALL, LabelledFolder, LabelledImage
 from tinydet_tf.data.voc import VocFolder, voc_root
@@ -78,7 +79,7 @@ def converted_split(path: Path, split: str) -> tuple[Path, Path] | None:
     folder = open_folder(path)
     if folder is None:
         return None
-    hint = "python scripts/convert_dataset.py --val-fraction 0.2 makes a train and a val split"
+    hint = f"{command_text('convert-dataset')} --val-fraction 0.2 makes a train and a val split"
     if folder.splits == (ALL,):
         _LOG.warning("%s has no splits: all of it is taken; %s", path, hint)
         split = ALL

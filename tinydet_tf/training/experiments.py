@@ -20,7 +20,6 @@ import logging
 import re
 import statistics
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +28,12 @@ from typing import Any
 import yaml
 
 from tinydet_lite.errors import UserError
+from tinydet_tf.commands import child_command
 from tinydet_tf.config import Config, load_config
+from tinydet_tf.recipes import plan_file
 from tinydet_tf.training.run_folder import CONFIG, METRICS
 
 _LOG = logging.getLogger(__name__)
-_TRAIN = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 _METRICS = ("AP", "AP50", "APs", "APm")
 
 
@@ -59,11 +59,13 @@ def load_plan(path: Path, *, only: Sequence[str] | None = None) -> Plan:
     """A plan with all of its configurations checked.
 
     Args:
+      path: a YAML file, or the name of one in configs/experiments/.
       only: the names of the rows to keep; None: all.
 
     Raises:
       UserError: the file is no plan, a row does not exist, or a row's configuration is wrong.
     """
+    path = plan_file(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -103,7 +105,7 @@ def run_plan(plan: Plan, output: Path) -> None:
             wanted = plan.configured(row, seed)
             if _finished(folder, wanted.train.epochs) is not None:
                 continue
-            command = [sys.executable, str(_TRAIN), "--output", str(folder)]
+            command = [*child_command("train"), "--output", str(folder)]
             if (folder / CONFIG).is_file():
                 command += ["--resume"]
             else:

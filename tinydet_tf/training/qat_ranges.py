@@ -17,6 +17,7 @@ import numpy as np
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
+from tinydet_tf.commands import command_text
 from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.export.calibration import Observation, Samples, load_samples, observe, ranges
@@ -44,7 +45,7 @@ def keep_ranges(folder: Path, train_data: CocoDataset) -> None:
     try:
         samples = load_samples(train_data, config.model.input_size)
     except UserError as error:
-        _LOG.warning("no ranges are kept for the int8 export (%s); give export.py images to calibrate with", error)
+        _LOG.warning("no ranges are kept for the int8 export (%s); give it images to calibrate with", error)
         return
     model = _int8_graph(detector)
     method = FORMATS["int8"].method
@@ -59,14 +60,15 @@ def keep_ranges(folder: Path, train_data: CocoDataset) -> None:
         "ranges": found,
     }
     atomic_write(folder / CALIBRATION, (json.dumps(content, indent=1) + "\n").encode())
-    _LOG.info("ranges of %d tensors, from %s: export.py --format int8 needs no images", len(found), samples.source)
+    export = f"{command_text('export')} --format int8"
+    _LOG.info("ranges of %d tensors, from %s: %s needs no images", len(found), samples.source, export)
 
 
 def kept_ranges(model: Path) -> tuple[Samples, dict[str, Observation]] | None:
     """What `export_int8` takes: where the ranges are from, and each tensor's; None where nothing was kept.
 
     Args:
-      model: RUN or WEIGHTS in its folder, as `export.py --model` takes it.
+      model: RUN or WEIGHTS in its folder, as `export --model` takes it.
 
     Raises:
       UserError: the file is damaged or of other weights.

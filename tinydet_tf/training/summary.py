@@ -6,13 +6,14 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from tinydet_tf.commands import command_words
 from tinydet_tf.config import Config
 from tinydet_tf.training.progress import average_precisions, shown
 from tinydet_tf.training.run_folder import LOGS
 
 
 def closing(folder: Path, config: Config, result: dict[str, Any], seconds: float) -> str:
-    """What train.py prints at the end.
+    """What train prints at the end.
 
     Args:
       folder: of the run.
@@ -35,7 +36,7 @@ def next_commands(folder: Path, config: Config) -> list[str]:
     data = config.data
     split = "train" if data.validate_on_train else "val"
     annotations, images = getattr(data, f"{split}_json"), getattr(data, f"{split}_images")
-    evaluate = ["python", "scripts/evaluate.py", "--model", str(folder)]
+    evaluate = [*command_words("evaluate"), "--model", str(folder)]
     if annotations is not None:
         evaluate += ["--annotations", annotations, "--images", images]
     elif data.root is not None:
@@ -44,7 +45,7 @@ def next_commands(folder: Path, config: Config) -> list[str]:
         evaluate += ["--split", split]
     if data.limit is not None:
         evaluate += ["--limit", str(data.limit)]
-    export = ["python", "scripts/export.py", "--model", str(folder), "--output", str(folder / "model.tflite")]
+    export = [*command_words("export"), "--model", str(folder), "--output", str(folder / "model.tflite")]
     if config.train.qat:
         export += ["--format", "int8"]
     return [shlex.join(command) for command in (evaluate, export, ["tensorboard", "--logdir", str(folder / LOGS)])]

@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         metavar="X.tflite",
-        help="a model that scripts/export.py made (default: one for handwritten digits, which comes with tinydet-lite)",
+        help="a model that tinydet export made (default: one for handwritten digits, which comes with tinydet-lite)",
     )
     parser.add_argument(
         "--source",

@@ -1,0 +1,203 @@
+"""Which objects no anchor is trained on (GTMR, table 2), better anchors for your data, and figure 6.
+
+Needs no pictures: a COCO-format json, or an .npz of boxes, is enough. Without any, the embedded digits set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tinydet_lite.cli import printable
+from tinydet_lite.errors import UserError
+from tinydet_lite.files import atomic_write, check_target
+from tinydet_tf.analysis.anchor_sets import MODELS, AnchorSet, anchor_set, tinydet
+from tinydet_tf.analysis.paper import TABLE2
+from tinydet_tf.commands import command_text
+from tinydet_tf.config import VARIANTS, Config, load_config
+
+if TYPE_CHECKING:
+    from tinydet_tf.analysis.anchor_coverage import Coverage
+    from tinydet_tf.analysis.anchor_suggestion import Suggestion
+    from tinydet_tf.analysis.ground_truth import ImageBoxes
+
+_SIZES = ("all", "small", "medium", "large")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    data = parser.add_argument_group("objects (none of these: the config's data, else the embedded digits set)")
+    data.add_argument("--annotations", type=Path, metavar="F", help="a COCO-format json, or an .npz of boxes")
+    data.add_argument("--images", type=Path, metavar="DIR", help="the pictures of --annotations, for --figure alone")
+    data.add_argument("--data", metavar="DIR", help="as in train.py")
+    data.add_argument("--split", choices=("train", "val"), default="val", help="of --data (default: %(default)s)")
+    data.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    detectors = parser.add_argument_group("detectors")
+    detectors.add_argument("--models", nargs="+", metavar="NAME", help=f"any of {' '.join(MODELS)} (default: all)")
+    detectors.add_argument("--variant", help=f"a TinyDet of yours: one of {', '.join(VARIANTS)}")
+    detectors.add_argument("--config", type=Path, metavar="F", help="or that of a YAML file, see configs/")
+    detectors.add_argument(
+        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
+        help="override one of its keys, for example model.anchor_scale=4 (may be repeated)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--border", choices=("inside", "any"), default="inside",
+        help="anchors that leave the image are not used, as in training (inside), or are (any) (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--suggest", action="store_true", help="search the anchor_scale that misses the fewest objects")
+    parser.add_argument(
+        "--figure", type=Path, metavar="OUT", help="draw figure 6: your TinyDet (default: M), ThunderNet"
+    )
+    parser.add_argument(
+        "--image-id", type=int, metavar="N", help="of --figure (default: the first with a small object)"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write what is printed")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    check(args)
+    config = load_config(args.config, variant=args.variant, assignments=args.assignments)
+    yours = args.config is not None or args.variant is not None or bool(args.assignments)
+    models = [anchor_set(name) for name in args.models or MODELS]
+
+    # Only now, so that --help and a mistyped name do not wait for TensorFlow and matplotlib.
+    from tinydet_tf.analysis.anchor_coverage import coverage
+    from tinydet_tf.analysis.anchor_suggestion import suggest
+
+    images = load(args, config)
+    inside = args.border == "inside"
+    content: dict[str, object] = {"images": len(images), "border": args.border}
+    own = tinydet(f"yours ({args.config.stem if args.config else config.variant})", config.model, config.train)
+    if args.figure is not None:
+        from tinydet_tf.analysis.anchor_figure import choose_image, draw
+
+        image = choose_image(images, args.image_id)
+        draw(image, [own if yours else anchor_set("m"), anchor_set("thundernet")], args.figure, inside=inside)
+        print(f"Image {image.id} is drawn in {printable(str(args.figure))}")
+    if args.suggest:
+        suggestion = suggest(config.model, config.train, images, inside=inside, progress=True)
+        show_suggestion(suggestion, config.variant)
+        content["suggestion"] = as_json(suggestion)
+    # A figure or a suggestion alone is wanted quickly; models that are named are measured all the same.
+    if args.models is not None or not (args.suggest or args.figure):
+        rows = models + ([own] if yours else [])
+        results = [(anchors, coverage(anchors, images, inside=inside, progress=True)) for anchors in rows]
+        show_table(results, len(images), inside)
+        content["models"] = [
+            {"name": a.name, "input": str(a.resize), "positive_iou": a.positive_iou, "best_iou": a.best_iou}
+            | result.to_dict()
+            for a, result in results
+        ]
+        content["paper_table2"] = {name: dict(zip(_SIZES, row, strict=True)) for name, row in TABLE2.items()}
+    if args.json is not None:
+        atomic_write(args.json, (json.dumps(content, indent=2) + "\n").encode())
+        print(f"Written: {printable(str(args.json))}")
+
+
+def check(args: argparse.Namespace) -> None:
+    if args.annotations is not None and args.data is not None:
+        raise UserError("--annotations and --data both name objects; give one of them")
+    if args.images is not None and args.annotations is None:
+        raise UserError("--images belongs to --annotations; give that too")
+    if args.images is not None and not args.images.is_dir():
+        raise UserError(f"image folder {args.images} does not exist or is not a folder")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit is {args.limit}; give at least 1")
+    if args.image_id is not None and args.figure is None:
+        raise UserError("--image-id says what --figure draws; give that too")
+    if args.json is not None:
+        check_target(args.json)
+    if args.figure is not None:
+        check_target(args.figure)
+
+
+def load(args: argparse.Namespace, config: Config) -> list[ImageBoxes]:
+    from tinydet_tf.analysis.ground_truth import from_dataset, read_annotations
+
+    if args.annotations is not None:
+        images = read_annotations(args.annotations, args.images)
+    else:
+        from tinydet_tf.training.run import load_split, uses_digits
+
+        data = dataclasses.replace(config.data, limit=None)
+        if args.data is not None:
+            data = dataclasses.replace(
+                data, root=args.data, train_json=None, train_images=None, val_json=None, val_images=None
+            )
+        if uses_digits(data):
+            print("No --annotations or --data given: the embedded digits set.")
+        images = from_dataset(load_split(data, args.split))
+    images = images[: args.limit]
+    if not any(len(image.boxes) for image in images):
+        raise UserError(f"the {len(images)} images have no box; give a file (or a --limit) with at least one")
+    return images
+
+
+def show_table(results: list[tuple[AnchorSet, Coverage]], num_images: int, inside: bool) -> None:
+    total = results[0][1].total
+    counts = ", ".join(f"{total[size]:,} {size}" for size in _SIZES[1:])
+    print(f"{total['all']:,} objects of {num_images:,} images ({counts}).")
+    print(f"Anchors that leave the image are {'not used, as in training' if inside else 'used too'}.\n")
+    header = f"{'GTMR in %':24}{'input':>10}{'anchors*':>10}" + "".join(f"{size:>8}" for size in _SIZES)
+    print("Measured\n" + header)
+    for anchors, result in results:
+        row = "".join(f"{'-' if (v := result.gtmr(size)) is None else format(v, '.1f'):>8}" for size in _SIZES)
+        print(f"{anchors.name:24}{anchors.resize!s:>10}{anchors.count(640, 480):>10,}{row}")
+    print("* of an image of 640x480")
+    paper = [anchors for anchors, _ in results if anchors.name in TABLE2]
+    if paper:
+        print("\nPrinted in the paper's table 2, of COCO\n" + header.replace("anchors*", " " * 8))
+        for anchors in paper:
+            row = "".join(f"{value:>8.1f}" for value in TABLE2[anchors.name])
+            print(f"{anchors.name:24}{anchors.resize!s:>10}{'':>10}{row}")
+
+
+def show_suggestion(suggestion: Suggestion, variant: str) -> None:
+    current, suggested = suggestion.current, suggestion.suggested
+    print(
+        f"Searched on {suggestion.boxes:,} objects of {suggestion.images:,} images (a random sample, always the same), "
+        f"TinyDet-{variant} at {current.input_size}x{current.input_size}."
+    )
+    print(f"Median object: {suggestion.median_side:.1f} pixels of the network's input.\n")
+    print(f"{'GTMR in %':12}{'scale':>8}  {'ratios':20}" + "".join(f"{size:>8}" for size in _SIZES))
+    rows = [("current", current, suggestion.current_coverage)]
+    if suggested != current:
+        rows.append(("suggested", suggested, suggestion.suggested_coverage))
+    for name, model, result in rows:
+        row = "".join(f"{'-' if (v := result.gtmr(size)) is None else format(v, '.1f'):>8}" for size in _SIZES)
+        ratios = ", ".join(f"{ratio:g}" for ratio in model.anchor_ratios)
+        print(f"{name:12}{model.anchor_scale:>8g}  {ratios:20}{row}")
+    if suggested == current:
+        print("\nNo other anchors miss clearly fewer objects: keep these.")
+    else:
+        print(f"\nAdd to {command_text('train')}: " + " ".join(f"--set {each}" for each in suggestion.assignments()))
+    larger = suggestion.larger_input()
+    if larger is not None:
+        print(
+            f"Half of the objects are below {suggestion.median_side:.1f} pixels once the image is resized: too small "
+            f"for any anchor. Use a larger model.input_size (about {larger}), or cut the images into tiles."
+        )
+
+
+def as_json(suggestion: Suggestion) -> dict[str, object]:
+    return {
+        "boxes": suggestion.boxes,
+        "images": suggestion.images,
+        "median_side": suggestion.median_side,
+        "larger_input": suggestion.larger_input(),
+        "set": suggestion.assignments(),
+        "tried": {f"{scale:g}": gtmr for scale, gtmr in suggestion.tried.items()},
+    } | {
+        name: {"anchor_scale": model.anchor_scale, "anchor_ratios": list(model.anchor_ratios), **result.to_dict()}
+        for name, model, result in (
+            ("current", suggestion.current, suggestion.current_coverage),
+            ("suggested", suggestion.suggested, suggestion.suggested_coverage),
+        )
+    }

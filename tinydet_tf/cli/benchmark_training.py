@@ -1,0 +1,79 @@
+"""Time training: images a second, a whole step against the bare trunk, and the input pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+from tinydet_lite.files import atomic_write
+from tinydet_tf.config import VARIANTS, load_config
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--variant", default="S", help=f"one of {', '.join(VARIANTS)}")
+    parser.add_argument("--config", type=Path, metavar="F", help="the recipe (default: the defaults)")
+    parser.add_argument("--data", metavar="DIR", help="as in train.py (default: the embedded digits set)")
+    parser.add_argument("--batch", type=int, default=16, metavar="N")
+    parser.add_argument("--steps", type=int, default=8, metavar="N")
+    parser.add_argument("--parts", action="store_true", help="also what each part of a step costs (takes a while)")
+    parser.add_argument(
+        "--cpu-time", action="store_true", help="count CPU seconds, on a machine that does other work too"
+    )
+    parser.add_argument(
+        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
+        help="override a config key, for example train.precision=mixed_bfloat16 (may be repeated)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    given = [f"train.batch_size={args.batch}", "data.cache=false"]
+    config = load_config(args.config, variant=args.variant, assignments=given + args.assignments)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=args.data))
+
+    import tf_keras as keras
+
+    from tinydet_tf.analysis.throughput import measure_training
+    from tinydet_tf.data.pipeline import build_pipeline
+    from tinydet_tf.model.detector import TinyDet
+    from tinydet_tf.training.precision import check_precision
+    from tinydet_tf.training.run import add_in_order, load_split, make_optimizer, preparation
+    from tinydet_tf.training.schedule import WarmupCosine
+    from tinydet_tf.training.trainer import Trainer
+
+    check_precision(config.train.precision)
+    keras.utils.set_random_seed(config.train.seed)
+    add_in_order()  # as training does
+    data = load_split(config.data, "train")
+    batches = build_pipeline(
+        data,
+        input_size=config.model.input_size,
+        batch_size=args.batch,
+        training=True,
+        **preparation(config.data),
+    )
+    trainer = Trainer(TinyDet(config.model, data.num_classes, precision=config.train.precision), config.train)
+    trainer.compile(optimizer=make_optimizer(config.train, WarmupCosine(1e-3, 1e-5, 1000, 0, 0.0)))
+    result = measure_training(
+        trainer,
+        batches,
+        batch_size=args.batch,
+        steps=args.steps,
+        parts=args.parts,
+        clock=time.process_time if args.cpu_time else time.perf_counter,
+    )
+    print(f"TinyDet-{config.variant}, batch {args.batch}: {result.images_per_second:.1f} images a second")
+    print(f"  whole step   {result.step * 1e3:8.0f} ms  ({result.step / result.trunk:.2f} x the trunk)")
+    for name, seconds in result.parts.items():
+        print(f"    {name:12} {seconds * 1e3:6.0f} ms  ({100 * seconds / result.step:.0f}%)")
+    print(f"  trunk alone  {result.trunk * 1e3:8.0f} ms  (forward and backward)")
+    print(f"  next batch   {result.input * 1e3:8.0f} ms  ({args.batch / result.input:.0f} images a second)")
+    if args.json is not None:
+        content = {**dataclasses.asdict(result), "images_per_second": result.images_per_second}
+        atomic_write(args.json, (json.dumps(content, indent=2) + "\n").encode())

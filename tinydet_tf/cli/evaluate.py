@@ -1,0 +1,79 @@
+"""COCO's twelve numbers of a run, a weights file or a .tflite."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from tinydet_lite.commands.tile_options import add_tile_options, tile_arguments
+from tinydet_lite.detector import Detector
+from tinydet_lite.errors import UserError
+from tinydet_lite.tiles import TiledDetector
+from tinydet_tf.config import VARIANTS, DataConfig
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS|X.tflite")
+    parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
+    parser.add_argument(
+        "--data", metavar="DIR", help="as in train.py (default: the run's own data; of a .tflite the digits set)"
+    )
+    parser.add_argument("--split", choices=("train", "val"), default="val")
+    parser.add_argument("--annotations", metavar="F", help="a COCO-format json, instead of --data")
+    parser.add_argument("--images", metavar="DIR", help="the images of --annotations")
+    parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
+    parser.add_argument("--threads", type=int, metavar="N", help="of a .tflite (default: the cores, at most 4)")
+    add_tile_options(parser)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers, and the detections beside them")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    if args.variant is not None and args.variant not in VARIANTS:
+        raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit is {args.limit}; give at least 1")
+    if not args.model.exists():
+        raise UserError(f"model {args.model} does not exist; give a run folder, a .weights.h5 or a .tflite file")
+    if args.json is not None:
+        if args.json.is_dir():
+            raise UserError(f"--json {args.json} is a folder; give a file name")
+        if not args.json.parent.is_dir():
+            raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
+
+    tiles = tile_arguments(args)
+
+    from tinydet_tf.evaluation import evaluate, open_model, write_evaluation
+    from tinydet_tf.training.run import load_split, uses_digits
+    from tinydet_tf.weights import is_hdf5, read_config, weights_file
+
+    if tiles is not None and (args.model.is_dir() or is_hdf5(args.model)):
+        raise UserError(f"--tiles and --tile-size need a .tflite, {args.model} is none; export it first")
+    data = DataConfig()
+    if args.data is not None or args.annotations is not None or args.images is not None:
+        if (args.annotations is None) != (args.images is None):
+            raise UserError("--annotations and --images belong together; give both")
+        names = {f"{args.split}_json": args.annotations, f"{args.split}_images": args.images}
+        data = DataConfig(root=args.data, **names)
+    else:
+        if args.model.is_dir() or is_hdf5(args.model):  # a run knows its data
+            config = read_config(weights_file(args.model))
+            data = config.data if config is not None else data
+        source = "the embedded digits set" if uses_digits(data) else data.root or data.val_json
+        print(f"No --data given: evaluating on {source}.")
+    data = dataclasses.replace(data, limit=args.limit)
+    dataset = load_split(data, args.split)
+    model = open_model(args.model, variant=args.variant, threads=args.threads)
+    detect = model.detect
+    if tiles is not None:
+        assert isinstance(detect, Detector)  # a .tflite's is
+        detect = TiledDetector(detect, **tiles)
+    evaluation = evaluate(detect, model.class_names, dataset, category_ids=model.category_ids, progress=True)
+    print(evaluation.table())
+    print(f"\n{evaluation.num_images} images, {evaluation.num_images / evaluation.seconds:.1f} a second")
+    if args.json is not None:
+        results = write_evaluation(evaluation, args.json)
+        print(f"Written: {args.json}, {results}")

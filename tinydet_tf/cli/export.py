@@ -1,0 +1,128 @@
+"""Export a run or weights file to one .tflite that needs builtin operators only."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from tinydet_lite.errors import UserError
+from tinydet_lite.metadata import POSTPROCESS
+from tinydet_tf.commands import command_text
+from tinydet_tf.config import VARIANTS
+from tinydet_tf.export.rewrites import check_rewrites, rewrites_for
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS")
+    parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
+    parser.add_argument("--format", choices=("float32", "float16", "dynamic", "int8", "int16"), default="float32")
+    parser.add_argument(
+        "--postprocess",
+        choices=POSTPROCESS,
+        default="host",
+        help="where soft-NMS runs: in tinydet_lite, or in the file, for MediaPipe Tasks and Android (docs/tasks.md)",
+    )
+    parser.add_argument(
+        "--picture-size",
+        type=size,
+        metavar="WxH",
+        help="of tasks: the pictures whose boxes shall be exact to the pixel (default: the input's own size)",
+    )
+    calibration = parser.add_argument_group("images that int8 and int16 take their ranges from")
+    calibration.add_argument(
+        "--data", "--calibration", metavar="DIR", help="as in train.py (default: what the run was trained on)"
+    )
+    calibration.add_argument("--split", choices=("train", "val"), default="train")
+    calibration.add_argument("--calibration-images", type=int, metavar="N", help="how many of them (default: 32)")
+    calibration.add_argument("--seed", type=int, default=0, help="which of them (default: 0)")
+    parser.add_argument("--output", type=Path, required=True, metavar="X.tflite")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="NAME", help="leave a rewrite of the graph out; repeatable"
+    )
+    parser.add_argument("--list-rewrites", action=ListRewrites, nargs=0, help="what rewrites there are, and exit")
+    return parser.parse_args()
+
+
+def size(text: str) -> tuple[int, int]:
+    """'640x480' -> (640, 480)."""
+    found = re.fullmatch(r"([1-9]\d{0,5})x([1-9]\d{0,5})", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not WxH in pixels, for example 640x480")
+    return int(found[1]), int(found[2])
+
+
+class ListRewrites(argparse.Action):
+    """Prints every rewrite and the formats that it is chosen for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from tinydet_tf.export.rewrites import REWRITES, formats_with
+
+        for name, text in REWRITES.items():
+            print(f"{name}: {text} [{', '.join(formats_with(name)) or 'no format'}]")
+        parser.exit()
+
+
+def main() -> None:
+    args = parse()
+    if args.variant is not None and args.variant not in VARIANTS:
+        raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
+    if args.calibration_images is not None and args.calibration_images < 1:
+        raise UserError(f"--calibration-images is {args.calibration_images}; give at least 1")
+    if args.picture_size is not None and args.postprocess != "tasks":
+        raise UserError("--picture-size is for --postprocess tasks: the host sees how large the picture is")
+    rewrites = rewrites_for(args.format) - check_rewrites(frozenset(args.without))
+    if not args.output.parent.is_dir():
+        raise UserError(f"--output {args.output}: there is no folder {args.output.parent}")
+
+    from tinydet_lite.inspect import inspect_model
+    from tinydet_tf.export.calibration import (
+        DEFAULT_IMAGES,
+        calibration_data,
+        calibration_file,
+        load_samples,
+        write_calibration,
+    )
+    from tinydet_tf.export.convert import count_operators, export, write_tflite
+    from tinydet_tf.export.schemes import scheme_named
+    from tinydet_tf.training.qat_ranges import export_int8, kept_ranges
+    from tinydet_tf.training.run import load_split
+    from tinydet_tf.weights import load_detector
+
+    detector, config = load_detector(args.model, variant=args.variant)
+    scheme, samples, kept = scheme_named(args.format), None, None
+    if args.format == "int8" and args.data is None and args.calibration_images is None and not args.without:
+        kept = kept_ranges(args.model)  # of a quantization-aware run, for the rewrites of its format
+    if scheme.needs_calibration and kept is None:
+        dataset = load_split(calibration_data(config, args.data), args.split)
+        count = args.calibration_images or DEFAULT_IMAGES
+        samples = load_samples(dataset, config.model.input_size, count=count, seed=args.seed)
+    elif args.data is not None or args.calibration_images is not None:
+        raise UserError(f"--data and --calibration-images are for --format int8 and int16, not {args.format}")
+    if kept is not None:
+        exported = export_int8(detector, config, kept, postprocess=args.postprocess, picture_size=args.picture_size)
+    else:
+        exported = export(
+            detector,
+            config,
+            scheme,
+            postprocess=args.postprocess,
+            picture_size=args.picture_size,
+            rewrites=rewrites,
+            samples=samples,
+            progress=True,
+        )
+    content = exported.content
+    write_tflite(content, args.output)
+    if exported.calibration is not None:
+        write_calibration(exported.calibration, calibration_file(args.output))
+        print(f"Calibrated with {exported.calibration.note()}: {calibration_file(args.output)}")
+    operators = count_operators(content)
+    print(f"TinyDet-{config.variant}, {detector.num_classes} classes, {config.model.input_size}x"
+          f"{config.model.input_size}, {args.format}: {args.output}, {len(content) / 1e6:.1f} MB")  # fmt: skip
+    print(f"{sum(operators.values())} operators, builtin only: "
+          + ", ".join(f"{name} {count}" for name, count in operators.most_common()))  # fmt: skip
+    print("\n".join(inspect_model(content).lines()))
+    print(f"Next:\n  {command_text('detect')} --model {args.output} --source IMAGE")
