@@ -1,4 +1,4 @@
-"""The published parameter names (REFERENCE.md, last section) and the Keras variables they are, both ways.
+"""Between the published parameter names (docs/reference.md, "Published checkpoints") and Keras' variables, both ways.
 
 Layouts: PyTorch's convolutions are [O, I/g, kh, kw] and its fully connected layers [O, I], with O outputs, I inputs and
 g groups; Keras' are [kh, kw, I/g, O] and [I, O]. A depthwise kernel is [C, 1, kh, kw] there and [kh, kw, C, 1] here.

@@ -1,4 +1,4 @@
-"""SSD's augmentation as mmdetection 1.x runs it (REFERENCE.md, "Training"): stages of the input pipeline.
+"""SSD's augmentation as mmdetection 1.x runs it (docs/reference.md, "Training"): stages of the input pipeline.
 
 Shape letters: H and W a source image's sides, S the input's, n and k boxes and crowd boxes of one image, T tries.
 
