@@ -1,8 +1,8 @@
 """Grouped 1x1 convolution that trains at full speed on a CPU.
 
 Keras' own Conv2D(groups > 1) wraps itself in an XLA function, fifty times slower in training on a CPU. tf.nn.conv2d
-takes the groups from the kernel's shape; its gradient exists on a CPU only while oneDNN is on, so where it is missing
-the same product is a batched matmul.
+takes the groups from the kernel's shape. Its gradient exists on a CPU only while oneDNN is on; where the gradient is
+missing, the layer computes the same product as a batched matmul.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import tf_keras as keras
 
 @functools.cache
 def has_grouped_gradient() -> bool:
-    """True where tf.nn.conv2d's grouped form can be trained on this machine (tried once, on a tiny one).
+    """True where tf.nn.conv2d's grouped form can be trained on this machine (tried once, on a tiny convolution).
 
-    Tried inside a graph and with a bias: without oneDNN the graph optimizer fuses the two into an op that knows no
-    groups, and the kernels of the gradient fail.
+    The trial runs inside a graph and has a bias: without oneDNN the graph optimizer fuses convolution and bias into an
+    op that knows no groups, and the kernels of the gradient fail.
     """
 
     @tf.function(autograph=False)
@@ -38,8 +38,8 @@ def has_grouped_gradient() -> bool:
             return False
         return True
 
-    # A thread of its own starts outside of whatever graph is being built here. (In tf.init_scope() the same function
-    # succeeds where it later fails.)
+    # A new thread is outside of any graph that the caller is building. (tf.init_scope() will not do: the trial succeeds
+    # there on machines where training then fails.)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(attempt).result()
 
@@ -50,7 +50,7 @@ def grouped_pointwise(x: tf.Tensor, kernel: tf.Tensor, *, groups: int, native: b
     Args:
       x: [B, H, W, C].
       kernel: [1, 1, C / groups, O]; output channels o of group g are g * O/groups ... (g+1) * O/groups - 1.
-      native: by tf.nn.conv2d, else by a batched matmul (same result but for rounding).
+      native: use tf.nn.conv2d; False uses a batched matmul (the same result but for rounding).
 
     Returns:
       [B, H, W, O].
