@@ -438,7 +438,7 @@ def _cut(stencil: Image.Image, rng: np.random.Generator, height: float) -> np.nd
     middle, centre = side / 2, _STENCIL_SIDE / 2
     matrix = (a, b, centre - (a + b) * middle, d, e, centre - (d + e) * middle)
     turned = np.asarray(stencil.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
-    # A ramp about the threshold, less steep where the stencil is enlarged, so that edges stay smooth.
+    # A ramp about the threshold, narrower where the stencil is enlarged more: large digits get no blurred edges.
     threshold, width = rng.uniform(95.0, 150.0), min(60.0, 90.0 * step)
     levels = (np.arange(256, dtype=np.float32) - np.float32(threshold)) * np.float32(1.0 / width) + np.float32(0.5)
     alpha = np.minimum(np.maximum(levels, 0.0), 1.0)[turned]
