@@ -1,4 +1,4 @@
-"""Slow, plain numpy forms of what the project computes fast. Written from REFERENCE.md, one loop a sentence."""
+"""Slow, plain numpy forms of what the project computes fast. Written from docs/reference.md, one loop a sentence."""
 
 from __future__ import annotations
 

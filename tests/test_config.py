@@ -94,7 +94,7 @@ def test_wrong_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "batch", "rate"), [("s", 128, 0.35), ("m", 128, 0.35), ("l", 32, 0.18)])
 def test_the_papers_recipe(name: str, batch: int, rate: float) -> None:
-    """Section 4.1 and REFERENCE.md, "Training"."""
+    """Section 4.1 and docs/reference.md, "Training"."""
     config = load_config(next(p for p in CONFIGS if p.stem == f"tinydet_{name}"))
     assert config.variant == name.upper()
     train = config.train

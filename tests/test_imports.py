@@ -1,4 +1,4 @@
-"""Who may import whom (ARCHITECTURE): read from the sources, and tinydet_lite without TensorFlow for real."""
+"""Who may import whom (docs/architecture.md): read from the sources, and tinydet_lite without TensorFlow for real."""
 
 from __future__ import annotations
 

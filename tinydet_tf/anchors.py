@@ -1,4 +1,4 @@
-"""Anchors: one size a level, three ratios, mmdet-1.x inclusive integer boxes (REFERENCE.md, "TinyRPN").
+"""Anchors: one size a level, three ratios, mmdet-1.x inclusive integer boxes (docs/reference.md, "TinyRPN").
 
 A = H * W * ratios anchors a level, in the order of the RPN's outputs: row, column, ratio.
 """

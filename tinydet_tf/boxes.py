@@ -10,7 +10,7 @@ import math
 
 import tensorflow as tf
 
-#: exp() of a delta is kept within a factor of 62.5 (REFERENCE.md).
+#: Limit of dw and dh: a delta changes a side by a factor of 62.5 at most (docs/reference.md, "Boxes").
 MAX_LOG_RATIO = math.log(1000 / 16)
 RPN_STDS = (1.0, 1.0, 1.0, 1.0)
 RCNN_STDS = (0.1, 0.1, 0.2, 0.2)

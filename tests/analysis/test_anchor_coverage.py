@@ -1,4 +1,4 @@
-"""GTMR against a loop over REFERENCE.md's rules, table 2 on real boxes, the suggestion, figure 6, the command."""
+"""GTMR against loops over docs/reference.md's rules, table 2 on real boxes, the suggestion, figure 6, the command."""
 
 from __future__ import annotations
 

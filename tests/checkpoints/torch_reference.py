@@ -1,4 +1,4 @@
-"""The whole network in PyTorch, written from REFERENCE.md and the paper's tables: what the published weights mean.
+"""The whole network in PyTorch, written from docs/reference.md and the paper's tables: what the published weights mean.
 
 Independent of tinydet_tf. Parameter names are the published ones. N images of S x S pixels, R rois, C classes.
 """

@@ -101,7 +101,7 @@ def test_a_duplicate_vanishes():
 
 
 def test_boxes_scale_back_x_and_y_apart_and_are_clipped():
-    """Still inclusive while scaling: x 16..31 of 64 becomes 64..124 of 256, then 125. See REFERENCE.md."""
+    """Boxes are inclusive while they are scaled: x 16..31 of 64 becomes 64..124 of 256, then 125."""
     boxes = np.float32([[16, 8, 31, 15], [-5, -9, 63, 70]])
     found = postprocess(boxes, np.float32([[0, 0.9, 0], [0, 0, 0.8]]), (256, 32), 64)
     np.testing.assert_array_equal(found.boxes, [[64, 4, 125, 8.5], [0, 0, 253, 32]])

@@ -12,7 +12,7 @@ from partners import assert_same_rows, first
 from tinydet_lite.errors import UserError
 from tinydet_tf.model.detector import TinyDet
 
-#: REFERENCE.md: with 80 classes, batch normalization's moving statistics not counted.
+#: Trainable ones with 80 classes (docs/reference.md, "Counting"): batch normalization's moving statistics do not count.
 PARAMETERS = {"S": 2_573_037, "M": 5_120_706, "L": 5_120_706}
 
 

@@ -3,8 +3,9 @@
 Shape letters: P proposals (200), C classes, N detections, K proposals and L classes that have a candidate at
 all.
 
-The numbers are REFERENCE.md's (R-CNN, Test): candidates score above 0.01, overlaps above IoU 0.5 cost (1 -
-IoU), what falls under 0.001 is dropped, the best 100 of a picture remain.
+The numbers are the released ones (docs/reference.md, "Test"): candidates score above 0.01; a box that overlaps a
+better one above IoU 0.5 has its score multiplied by 1 - IoU; what falls under 0.001 is dropped; the best 100 of a
+picture remain.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def as_rgb_array(image: ImageSource) -> NDArray[np.uint8]:
 
 
 def resize_to(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Stretch a picture to the network's square input; its aspect is not kept (REFERENCE.md, Test).
+    """Stretch a picture to the network's square input; its aspect is not kept, as in training.
 
     Pillow's bilinear filter widens when it shrinks, that is, it antialiases; OpenCV's and TensorFlow's
     defaults do not.

@@ -1,7 +1,7 @@
 """The ground-truth miss-assignment ratio, GTMR: which objects no anchor is trained on (section 3.3, table 2).
 
-A anchors, G ground truths of one image. A ground truth is missed when no positive anchor is matched with it in the end;
-that includes one whose best anchor went to another.
+A anchors, G ground truths of one image. A ground truth is missed if no positive anchor belongs to it after the
+assignment. This includes a ground truth whose best anchor was given to another one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tinydet_tf.training.assign import assign
 
 BoolArray = npt.NDArray[np.bool_]
 
-# Pixels by which the windows of `reachable_anchors` are too wide, so that no rounding leaves an anchor out.
+# `reachable_anchors` makes its windows this many pixels wider, so that rounding never leaves an anchor out.
 _SLACK = 0.5
 
 
@@ -34,7 +34,7 @@ class Coverage:
     missed: dict[str, int]
 
     def gtmr(self, size: str) -> float | None:
-        """Percent; None where there is no such object."""
+        """The missed objects of this size in percent; None where there are no objects of the size."""
         return 100.0 * self.missed[size] / self.total[size] if self.total[size] else None
 
     def to_dict(self) -> dict[str, dict[str, float | int | None]]:
@@ -49,14 +49,14 @@ def coverage(
     Args:
       anchors: the detector.
       images: ground truth.
-      inside: only anchors that do not leave the image count, as in training; False: all do.
+      inside: True counts only anchors inside the image, as training does; False counts all.
       progress: a bar on stderr, if that is a terminal.
     """
     return count([missed(anchors, image, inside=inside) for image in _bar(images, anchors.name, progress)], images)
 
 
 def count(misses: Sequence[BoolArray], images: Sequence[ImageBoxes]) -> Coverage:
-    """Sums up bool [G] an image."""
+    """Sums up what `missed` gives: one bool [G] for each image."""
     flat = np.concatenate([np.zeros(0, bool), *misses])
     boxes = np.concatenate([np.zeros([0, 4], np.float32), *(image.boxes for image in images)])
     of_size = {size: is_of_size(boxes, size) for size in SIZES}
@@ -97,11 +97,12 @@ def is_inside(boxes: FloatArray, frame: Frame) -> BoolArray:
 def reachable_anchors(anchors: AnchorSet, frame: Frame, gt_boxes: FloatArray) -> FloatArray:
     """Every anchor whose IoU with some ground truth could reach the lower threshold, and few others: float32 [a, 4].
 
-    One that reaches it with none is neither positive nor anybody's best, so an assignment without it gives the
-    ground truths the same anchors.
+    An anchor that reaches the threshold with no ground truth is neither positive nor the best one of any, so an
+    assignment without it gives the ground truths the same anchors.
 
-    An IoU of t asks for an intersection of t times the larger area, and thus for an overlap along x of at least that
-    over the smaller height. How far apart the centres may be follows: a window of cells for each ground truth and base.
+    An IoU of t needs an intersection of at least t times the larger area. The overlap along x is then at least this
+    intersection over the smaller height, and along y over the smaller width. That limits how far apart the centres may
+    be: a window of cells for each ground truth and base anchor.
 
     Args:
       gt_boxes: float32 [G, 4], inclusive pixels of the network's input.
@@ -134,7 +135,11 @@ def reachable_anchors(anchors: AnchorSet, frame: Frame, gt_boxes: FloatArray) ->
 
 @functools.cache
 def _assigner(positive_iou: float, best_iou: float) -> Any:
-    """The RPN's assignment of float32 [A, 4], bool [A], float32 [G, 4] as a graph: bool [A], int32 [A]."""
+    """The RPN's assignment as a graph.
+
+    It takes anchors float32 [A, 4], usable bool [A] and ground truths float32 [G, 4], and gives positive bool [A] and
+    matched int32 [A].
+    """
 
     @tf.function(
         input_signature=[

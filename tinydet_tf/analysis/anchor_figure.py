@@ -22,7 +22,7 @@ from tinydet_tf.analysis.anchor_coverage import is_inside, missed
 from tinydet_tf.analysis.anchor_sets import AnchorSet, FloatArray, Frame
 from tinydet_tf.analysis.ground_truth import ImageBoxes, is_of_size
 
-#: What matplotlib writes; by the file's name.
+#: The file formats of the figure, by the suffix of the file's name.
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf")
 _DPI = 100
 _PANEL_WIDTH, _TITLE_HEIGHT, _GAP = 640, 48, 8  # pixels
@@ -31,7 +31,7 @@ _ASSIGNED, _MISSED = "#2fe36f", "#ff3b30"
 
 
 def check_figure(path: Path) -> None:
-    """Refuse a file that could not be written, before the work.
+    """Refuse, before any work is done, a file that could not be written.
 
     Raises:
       UserError: another ending than FORMATS, or see `check_target`.
@@ -42,7 +42,7 @@ def check_figure(path: Path) -> None:
 
 
 def choose_image(images: Sequence[ImageBoxes], image_id: int | None) -> ImageBoxes:
-    """The image of that id; None: the first with a small object, else the first.
+    """The image of this id. Without an id: the first image with a small object, else the first.
 
     Raises:
       UserError: no such id.
@@ -56,7 +56,7 @@ def choose_image(images: Sequence[ImageBoxes], image_id: int | None) -> ImageBox
 
 
 def draw(image: ImageBoxes, detectors: Sequence[AnchorSet], path: Path, *, inside: bool = True) -> None:
-    """Writes the figure: a panel a detector, 640 pixels wide each; on grey where the picture is not there.
+    """Writes the figure: one panel of 640 pixels' width for each detector; on grey if the picture is missing.
 
     Dots: centres of the finest level. White: the best anchor of each small object. The object is green, or red where
     no anchor is assigned to it.

@@ -1,10 +1,11 @@
-"""The anchors that table 2 compares: where each detector puts them, how it sees an image, when it assigns them.
+"""The anchors that table 2 compares: where each detector puts anchors, how it resizes an image, how it assigns anchors.
 
 A anchors of one image, R base anchors of a level, G ground truths. Pixels are those of the network's input, boxes
 inclusive, as mmdetection 1.x has them (tinydet_tf.anchors).
 
-Thresholds. All share the max-IoU rule of tinydet_tf.training.assign, in which a ground truth keeps its best anchor if
-their IoU is at least 0.3. That rule, not the positive threshold, decides whether a ground truth gets an anchor at all:
+Thresholds. All detectors share the max-IoU rule of tinydet_tf.training.assign: a ground truth keeps its best anchor if
+their IoU is at least 0.3. This rule, not the positive threshold, decides whether a ground truth gets an anchor at all.
+The positive thresholds are:
 - TinyDet: positive from 0.5 (the published configuration; here train.rpn_positive_iou).
 - Faster R-CNN: positive from 0.7, mmdetection's own.
 - ThunderNet: as TinyDet. The paper says no more than "under a certain assignment strategy" (section 3.3);
@@ -29,7 +30,7 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Frame:
-    """How one image enters the network: its factors along x and y, and the pixels that it covers there."""
+    """How one image enters the network: its scale along x and y, and the pixels of the input that it covers."""
 
     scale_x: float
     scale_y: float
@@ -39,7 +40,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class SquareInput:
-    """Stretched to side x side, without keeping the aspect."""
+    """Stretches an image to side x side; its aspect is not kept."""
 
     side: int
 
@@ -52,7 +53,7 @@ class SquareInput:
 
 @dataclass(frozen=True)
 class AspectInput:
-    """Scaled as far as the short and the long side allow, the aspect kept."""
+    """Scales an image, with its aspect, as far as the limits of its short and its long side allow."""
 
     short: int
     long: int
@@ -85,7 +86,7 @@ class AnchorSet:
     best_iou: float
 
     def count(self, width: int, height: int) -> int:
-        """A of an image of this size in the source's pixels."""
+        """Number of anchors for an image of this size, in the source's pixels."""
         frame = self.resize(width, height)
         return sum(
             rows * columns * len(base) for (rows, columns), base in zip(self.cells(frame), self.bases, strict=True)
@@ -96,28 +97,28 @@ class AnchorSet:
         return [(math.ceil(frame.height / s), math.ceil(frame.width / s)) for s in self.strides]
 
     def anchors(self, frame: Frame) -> FloatArray:
-        """All of them, float32 [A, 4], in the order of tinydet_tf.anchors: level, row, column, base."""
+        """All anchors, float32 [A, 4], in the order of tinydet_tf.anchors: level, row, column, base."""
         levels = []
         for (rows, columns), stride, base in zip(self.cells(frame), self.strides, self.bases, strict=True):
             levels.append(anchors_at(np.indices((rows, columns, len(base))).reshape(3, -1), stride, base))
         return np.concatenate(levels)
 
     def gt_boxes(self, frame: Frame, boxes: FloatArray) -> FloatArray:
-        """Continuous source corners [G, 4] as the input pipeline hands them on: inclusive, scaled, clipped."""
+        """Continuous corners [G, 4] of the source -> inclusive, scaled, clipped, as the input pipeline gives them."""
         scale = np.array([frame.scale_x, frame.scale_y] * 2, np.float32)
         last = np.array([frame.width - 1, frame.height - 1] * 2, np.float32)
         return np.clip(to_inclusive(boxes) * scale, np.float32(0), last)
 
 
 def anchors_at(index: npt.NDArray[np.intp], stride: int, base: FloatArray) -> FloatArray:
-    """The anchors of rows, columns and bases [3, A] of one level: float32 [A, 4]."""
+    """Anchors of one level, float32 [A, 4], by their row, column and base: index [3, A]."""
     row, column, which = index
     shift = np.stack([column, row, column, row], 1).astype(np.float32) * np.float32(stride)
     return np.asarray(base[which] + shift)
 
 
 def tinydet(name: str, model: ModelConfig, train: TrainConfig | None = None) -> AnchorSet:
-    """The anchors of any TinyDet, assigned as its training does."""
+    """The anchors of any TinyDet, with the thresholds of its training."""
     train = train or TrainConfig()
     return AnchorSet(
         name,
@@ -135,15 +136,15 @@ _THUNDERNET_RATIOS = (0.5, 0.75, 1.0, 4 / 3, 2.0)
 
 
 def thundernet_32_512() -> AnchorSet:
-    """With the sizes of its own paper: one map of stride 16 (20x20 cells of 320x320 pixels), five sizes, 5 ratios."""
+    """ThunderNet as in its own paper: one map of stride 16 (20x20 cells of 320x320 pixels), five sizes, five ratios."""
     return _thundernet("ThunderNet, 32..512", _THUNDERNET_SIDES)
 
 
 def thundernet() -> AnchorSet:
-    """As table 2 seems to have it: its map and ratios, the five sizes of TinyDet-M (12.8 .. 204.8).
+    """ThunderNet as table 2 seems to have it: its own map and ratios, the five sizes of TinyDet-M (12.8 .. 204.8).
 
-    Density alone differs then, which is what the section is about. With the sizes of ThunderNet's own paper far more
-    small objects are missed than table 2 prints (docs/anchor_coverage.md).
+    It then differs from TinyDet-M in how dense the anchors are, which is the section's subject. With the sizes of
+    ThunderNet's own paper far more small objects are missed than table 2 prints (docs/anchor_coverage.md).
     """
     model = VARIANTS["M"]
     return _thundernet("ThunderNet", tuple(model.anchor_scale * stride for stride in model.strides))
@@ -168,7 +169,7 @@ def faster_rcnn_fpn() -> AnchorSet:
     return AnchorSet("Faster R-CNN w/ FPN", strides, bases, AspectInput(800, 1333), 0.7, 0.3)
 
 
-#: What --models may name.
+#: The names that --models takes.
 MODELS = ("faster_rcnn", "faster_rcnn_fpn", "thundernet_32_512", "thundernet", "s", "m", "l")
 
 

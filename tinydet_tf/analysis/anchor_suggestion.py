@@ -1,7 +1,7 @@
-"""Anchors for a data set of one's own: the model.anchor_scale (and anchor_ratios) that miss the fewest objects.
+"""Anchors for the user's own data: the model.anchor_scale (and anchor_ratios) that miss the fewest objects.
 
-An anchor's side is scale x stride on every level, so that one number moves them all and the search has one dimension.
-What it minimises is GTMR (section 3.3) over all objects, large and small alike.
+An anchor's side is scale x stride on every level, so that one number changes the anchors of all levels and the search
+has one dimension. The search minimises GTMR (section 3.3) over all objects, large and small alike.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from tinydet_tf.analysis.anchor_sets import AnchorSet, tinydet
 from tinydet_tf.analysis.ground_truth import ImageBoxes
 from tinydet_tf.config import ModelConfig, TrainConfig
 
-#: Boxes that the search looks at, drawn by whole images: those of an image compete for anchors.
+#: How many boxes the search looks at. It draws whole images, because the boxes of an image compete for anchors.
 SAMPLE_BOXES = 3000
 # Scales tried: four an octave between these, then sixteen an octave around the best.
 _LOWEST, _HIGHEST, _COARSE, _FINE = 0.5, 16.0, 4, 16
-# A difference counts where it exceeds two standard deviations of its sign test ...
+# A difference in misses counts if it is larger than two standard deviations of its sign test.
 _DEVIATIONS = 2.0
-# ... and other ratios, which change the shape of the RPN's weights, only where they spare a tenth of the misses too.
+# Other ratios change the shape of the RPN's weights: they must also avoid a tenth of the misses.
 _RATIO_GAIN = 0.1
-#: Median side in pixels of the network's input below which anchors are not the remedy, and what to aim at instead.
+#: If the median object's side is below TINY_SIDE pixels of the network's input, other anchors do not help. The advice
+#: is then an input so large that this side becomes AIM_SIDE.
 TINY_SIDE, AIM_SIDE = 4.0, 8.0
 
 
@@ -36,8 +37,9 @@ class Suggestion:
     """What was found.
 
     Attributes:
-      current, suggested: the architecture given, and the one to train (equal where nothing is clearly better).
-      current_coverage, suggested_coverage: of both, on the sample.
+      current: the architecture given.
+      suggested: the one to train; equal to `current` if nothing is clearly better.
+      current_coverage, suggested_coverage: their coverage of the sample.
       tried: scale -> GTMR in percent of the sample, with the current ratios.
       boxes, images: the size of the sample.
       median_side: square root of the area of the median box, in pixels of the network's input.
@@ -104,7 +106,7 @@ def suggest(
             for scale in scales:
                 if scale not in found:
                     found[scale] = misses(dataclasses.replace(model, anchor_scale=scale, anchor_ratios=ratios))
-            # Of equals the middle one: at the edge of a plateau objects only just get their anchor.
+            # Of equally good scales the middle one: at the ends of their range some objects only just get an anchor.
             fewest = min(each.sum() for each in found.values())
             equals = sorted(scale for scale, each in found.items() if each.sum() == fewest)
             return equals[(len(equals) - 1) // 2]
@@ -169,7 +171,7 @@ def _data_ratios(anchors: AnchorSet, images: Sequence[ImageBoxes], number: int) 
 
 
 def _clearly_fewer(fewer: BoolArray, more: BoolArray) -> bool:
-    """Whether the misses differ by more than chance, over the objects that only one of the two misses."""
+    """Whether two sets of misses differ by more than chance: a sign test of the objects that only one misses."""
     gained, lost = int((more & ~fewer).sum()), int((fewer & ~more).sum())
     return gained - lost > _DEVIATIONS * math.sqrt(gained + lost)
 
@@ -181,5 +183,5 @@ def _around(scale: float) -> list[float]:
 
 
 def _rounded(scale: float) -> float:
-    """To three digits: what is measured is what is pasted."""
+    """A number rounded to three digits, so that the value that is measured is also the one that is printed to paste."""
     return float(f"{scale:.3g}")

@@ -1,7 +1,7 @@
 """Ground truth without pictures: the boxes and sizes of images, from COCO's json, an .npz or a loaded data set.
 
 G ground truths of one image. Boxes are continuous corners x1, y1, x2, y2 in pixels of the source image. Crowd boxes are
-left out, for nothing is trained on them; an .npz does not say which these are.
+left out, because training does not use them. An .npz does not say which boxes are crowds, so it keeps them.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import numpy.typing as npt
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_tf.data.coco import CocoDataset, Entries, image_sizes, read_corners, read_json
 
-#: An .npz's arrays and the first of their columns.
+#: The names of an .npz's arrays; _NPZ_COLUMNS names the first columns of each.
 NPZ_IMAGES, NPZ_BOXES = "images_id_w_h_license", "boxes_imgid_catid_x_y_w_h"
 _NPZ_COLUMNS = {NPZ_IMAGES: ("id", "width", "height"), NPZ_BOXES: ("image id", "category id", "x", "y", "w", "h")}
-#: As load_coco: a box thinner than a pixel inside its image is dropped.
+#: A box whose part inside the image is thinner than this, in pixels, is dropped, as in load_coco.
 _MIN_SIDE = 1.0
-#: COCO's borders between small, medium and large: the area of a square of this side in pixels of the source image.
+#: Sides of squares, in pixels of the source image, whose areas are COCO's limits between small, medium and large.
 SMALL_SIDE, MEDIUM_SIDE = 32, 96
 SIZES = ("all", "small", "medium", "large")
 
 
 @dataclass(frozen=True, eq=False)
 class ImageBoxes:
-    """One image. boxes: float32 [G, 4]; path: None where only the sizes are known; the picture need not be there."""
+    """One image. boxes: float32 [G, 4]; path: of the picture, which may be missing; None where no path is known."""
 
     id: int
     width: int
@@ -43,8 +43,8 @@ def is_of_size(boxes: npt.NDArray[np.float32], size: str) -> npt.NDArray[np.bool
     """Which boxes are "all", "small", "medium" or "large", by the area of the box: [G, 4] -> bool [G].
 
     COCO's evaluation takes the area of the object's outline instead, which makes more of them small: 41% of COCO
-    (section 1), where 31% of val2017's boxes are. An anchor knows no outline, most data sets have none, and table 2
-    was computed with boxes: its columns add up to "all" with 31% of small objects.
+    (section 1), where 31% of val2017's boxes are. Boxes are used here because an anchor is a box, most data sets have
+    no outlines, and table 2 was computed with boxes: its columns add up to "all" with 31% of small objects.
     """
     area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     small, medium = area < SMALL_SIDE**2, area < MEDIUM_SIDE**2
@@ -52,7 +52,7 @@ def is_of_size(boxes: npt.NDArray[np.float32], size: str) -> npt.NDArray[np.bool
 
 
 def from_dataset(dataset: CocoDataset) -> list[ImageBoxes]:
-    """What `load_coco` gives, without its crowd boxes; images without a box stay, with none."""
+    """The images of a loaded data set without their crowd boxes; images without a box are kept."""
     return [ImageBoxes(i.id, i.width, i.height, i.boxes[~i.is_crowd], i.path) for i in dataset.images]
 
 

@@ -28,7 +28,7 @@ from tinydet_tf.model.detector import TinyDet
 PARTS = ("backbone", "fpn", "rpn", "rcnn")
 Shape = tuple[int, ...]
 
-#: Part of the layer in front of them once converted: no tensor of their own.
+#: After conversion these are part of the layer in front of them and have no tensor of their own.
 _FUSED = (keras.layers.BatchNormalization, keras.layers.ReLU, keras.layers.ZeroPadding2D, HardSwish, HardSigmoid)
 
 
@@ -54,12 +54,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image through the whole detector.
+    """What one image costs in the whole detector.
 
     Attributes:
-      rows: as tables 10-18: a row a backbone block, a lateral conv, an SCConv of the FPN, a conv of the RPN (its levels
-        summed), and the R-CNN head.
-      parameters: trainable ones; normalization's moving statistics are not.
+      rows: as in tables 10-18, one for each backbone block, lateral conv, SCConv of the FPN, conv of the RPN (summed
+        over the levels), and for the R-CNN head.
+      parameters: the trainable ones; normalization's moving statistics do not count.
     """
 
     rows: tuple[Row, ...]
@@ -68,14 +68,14 @@ class Cost:
 
     @property
     def totals(self) -> dict[str, float]:
-        """Millions a part, and their `total`."""
+        """Millions of multiply-accumulates of each part, and their `total`."""
         parts = {part: sum(row.mmadds for row in self.rows if row.part == part) for part in PARTS}
         return {**parts, "total": sum(parts.values())}
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A layer at work: the shapes without the batch, and the names of the tensors that it reads and makes."""
+    """One run of a layer: its shapes without the batch, and the names of the tensors that it reads and makes."""
 
     layer: Any
     input_shapes: list[Shape]
@@ -93,7 +93,7 @@ def measure(detector: TinyDet) -> Cost:
         list(_calls(detector.rpn_head, [(size, size, config.channels)], [level], f"rpn{index}"))
         for index, (size, level) in enumerate(zip(config.level_sizes, levels, strict=True))
     ]
-    # One RoI; `pooled` is made by PSRoIAlign, which counts nothing.
+    # One RoI. PSRoIAlign makes `pooled`; its arithmetic is not counted.
     head = list(_calls(detector.rcnn_head, [(config.channels,)], ["pooled"], "rcnn"))
 
     counts: dict[tuple[str, str], int] = {}
@@ -116,7 +116,7 @@ def measure(detector: TinyDet) -> Cost:
     pooled = _Call(None, [], (rois * config.channels,), levels[: config.roi_levels], "pooled")
     batched = [dataclasses.replace(call, output_shape=(rois, *call.output_shape)) for call in head]
     image = _Call(None, [], (config.input_size, config.input_size, 3), [], "image")
-    # RPN outputs wait for the proposals, which are made before anything is pooled.
+    # The RPN's outputs stay in memory until the proposals are made, which is before pooling.
     outputs = [f"rpn{index}/{name}" for index in range(len(levels)) for name in detector.rpn_head.output_names]
     pooled = dataclasses.replace(pooled, reads=[*pooled.reads, *outputs])
     ends = [f"rcnn/{name}" for name in detector.rcnn_head.output_names]
@@ -125,7 +125,7 @@ def measure(detector: TinyDet) -> Cost:
 
 
 def _place(row: Row) -> tuple[int, bool, str]:
-    """Parts in their order; of the FPN the lateral convs first, finest first; elsewhere as they run."""
+    """Sorting key: the parts in their order; in the FPN first the lateral convs, finest first; else as layers run."""
     return PARTS.index(row.part), row.name.startswith("fpn"), row.name if row.part == "fpn" else ""
 
 
@@ -145,9 +145,9 @@ def _calls(model: Any, shapes: Sequence[Shape], inputs: Sequence[str], prefix: s
 
 
 def _madds(call: _Call, *, bias: bool = True) -> int:
-    """Of one image, by the layer's own weights: each is used once for each output position."""
+    """Multiply-accumulates of one run: the layer uses each of its weights once for each output position."""
     layer = call.layer
-    if isinstance(layer, keras.layers.DepthwiseConv2D):  # before Conv2D, from which Keras derives it
+    if isinstance(layer, keras.layers.DepthwiseConv2D):  # tested before Conv2D, which is its base class
         positions, kernel = math.prod(call.output_shape[:-1]), layer.depthwise_kernel
     elif isinstance(layer, keras.layers.Conv2D | GroupedConv2D):
         positions, kernel = math.prod(call.output_shape[:-1]), layer.kernel

@@ -1,4 +1,4 @@
-"""What the paper prints, to stand beside what we compute; nothing here is measured or computed by us.
+"""The paper's printed numbers, to compare with. Nothing here is measured or computed by this project.
 
 Multiply-accumulates (tables 4-6, 9-18) are in millions; the paper calls them FLOPs.
 """
@@ -18,7 +18,7 @@ TABLE2 = {
     "TinyDet-M": (8.4, 21.2, 2.2, 3.0),
 }
 
-#: Tables 10-12, a number a row: the stem, then the blocks.
+#: Tables 10-12, one number for each row: the stem, then the blocks.
 BACKBONE_ROWS: dict[str, tuple[float, ...]] = {
     "S": (
         11.06, 10.24, 39.73, 26.27, 18.55, 20.17, 20.17, 23.90, 16.22, 17.76, 17.76, 19.33, 31.37, 21.33, 16.68, 16.68,
@@ -43,7 +43,7 @@ FPN_ROWS: dict[str, tuple[float, ...]] = {
 }
 FPN_TOTAL = {"S": 63.77, "M": 154.78, "L": 396.22}
 
-#: Tables 14, 16, 18: SCConv, score, box, each summed over the levels.
+#: Tables 14, 16, 18: SCConv, score and box convs, each summed over the levels.
 RPN_ROWS: dict[str, tuple[float, ...]] = {
     "S": (8.33, 1.57, 6.27),
     "M": (33.42, 6.29, 25.17),
@@ -58,7 +58,7 @@ TABLE9: dict[str, dict[str, float]] = {
     "L": {"total": 2427, "backbone": 1797, "fpn": 396, "rpn": 166, "rcnn": 68},
 }
 
-#: (variant, row) -> why the printed number is not the rule's.
+#: (variant, row) -> why the printed number differs from what the counting rule gives.
 MISPRINTS: dict[tuple[str, str], str] = {
     ("S", "lateral1"): "table 13 prints 11.01 for the conv that table 15 prints as 11.07 (20x20, 112 -> 245, bias)",
 }
@@ -69,10 +69,10 @@ class Ablation:
     """A row of tables 4-7, or a choice that the text names: a change of TinyDet-M.
 
     Attributes:
-      name: of its file in configs/ablations/.
+      name: stem of its file in configs/ablations/.
       changes: values of ModelConfig that differ from TinyDet-M's.
       mmadds: what the paper prints for the whole detector; None where it prints nothing.
-      met: False where what the paper leaves out keeps the printed number from being met.
+      met: False if the printed number cannot be reached, because the paper does not say enough.
       rounding: the printed number is rounded to so many millions.
     """
 
@@ -88,8 +88,8 @@ class Ablation:
 
 
 #: For table 4 the groups were adjusted "to keep the total computation budget similar" (section 4.3.1), and not printed.
-#: Those of MobileNetV3 and -B are the only ones, more groups at finer levels, that give both sums; -C's is one of
-#: several that do.
+#: For MobileNetV3 and -B exactly one choice with more groups at finer levels gives the printed sums; for -C several do,
+#: and this is one of them.
 ABLATIONS: tuple[Ablation, ...] = (
     Ablation("table4_mobilenetv3", {"backbone": "mobilenetv3", "fpn_groups": (5, 1, 1, 1, 1), "rpn_groups": 5}, 963),
     Ablation(
@@ -100,7 +100,7 @@ ABLATIONS: tuple[Ablation, ...] = (
     ),
     Ablation("table4_mobilenetv3_bc", {}, 991),
     Ablation("table4_mobilenetv3_bc_without_se", {"squeeze_excite": False}, 988),
-    # 908 M in the paper, which says neither the groups nor what stands at stride 64; with TinyDet-M's groups 43 M less.
+    # The paper prints 908 M, but neither the groups nor the layer for stride 64. TinyDet-M's groups give 43 M less.
     Ablation("table4_mobilenetv2", {"backbone": "mobilenetv2"}, 908, met=False),
     Ablation(
         "keras_mobilenetv3large",

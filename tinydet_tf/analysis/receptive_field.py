@@ -13,14 +13,14 @@ input, half a pixel before the middle of the two pixels that it stands for. Thes
 none in front of the stem, which leaves the stem's own half pixel at every level. TensorFlow pads an even side at the
 bottom and right first: Keras's own backbones (config.Dialect) are off by as much, to the right and down.
 
-What would hide the shift, and what is done about it:
+Four things would hide the shift. This is what is done about each:
 
 * Truncation. A field that the image cuts off has its centroid pulled to the image's centre. The network is fully
-  convolutional, so the same weights are measured on a larger image (`CANVAS`); with `size` the network's own input one
-  sees how much the cut hides.
+  convolutional, so the same weights are measured on a larger image (`CANVAS`). A measurement with `size` equal to the
+  network's own input shows how much the cut hides.
 * Squeeze-and-excite. Its global mean lets every pixel of the image act on every cell a little: a flat pedestal, which
-  has no place and again pulls to the centre. The gates are held constant in the gradient (their values stay those of
-  the image). `through_gates` differentiates them too.
+  again pulls the centroid to the image's centre. The gates are held constant in the gradient (their values stay those
+  of the image). `through_gates` differentiates them too.
 * Which cell. The four cells around the image's middle (one where the side is odd) stand symmetric to it; their mean
   also has no favourite among the cells that share a coarser cell through nearest upsampling. Two of the four, on the
   diagonal, hold every row and column.
@@ -72,15 +72,18 @@ CANVAS = 768
 
 @dataclasses.dataclass(frozen=True)
 class Alignment:
-    """Where average pools stand in front of strided convolutions."""
+    """Which strided convolutions have an average pool in front."""
 
     name: str
-    align: bool  # in front of the depthwise ones
+    align: bool  # in front of the depthwise convolutions
     align_stem: bool
-    pads_before: bool = True  # see config.Dialect; TensorFlow's way round mirrors all of the geometry
+    pads_before: bool = True  # see config.Dialect; padding at the other end first mirrors the geometry
 
     def offset(self, stride: int) -> float:
-        """By the geometry: ERF centre less anchor centre in pixels, in x as in y; without the FPN's coarser levels."""
+        """ERF centre less anchor centre that the geometry predicts, in pixels, the same in x and y.
+
+        It is that of the level alone, without what the FPN adds from coarser levels.
+        """
         # Cell i of a level is centred on stride * i + start: a strided convolution keeps the start, a pool in front of
         # it adds half a pixel of its input.
         start = 0.5 if self.align_stem else 0.0
@@ -121,7 +124,7 @@ class LevelField:
 
     @property
     def anchor_centres(self) -> tuple[float, ...]:
-        """Of the measured cells, in pixels of the measured image, on either axis."""
+        """Centres of the measured cells' anchors in pixels of the measured image, the same on both axes."""
         return tuple(self.stride * cell + 0.5 * (self.stride - 1) for cell in self.cells)
 
 
@@ -146,7 +149,7 @@ def radii(energy: FloatArray) -> tuple[float, float]:
 
 
 def random_pyramid(config: ModelConfig, alignment: Alignment) -> keras.Model:
-    """Backbone and FPN for `measure_random`: a training-mode pass leaves that very batch's normalization statistics."""
+    """Backbone and FPN for `measure_random`; normalization keeps the statistics of the last training-mode pass."""
     config = dataclasses.replace(config, align=alignment.align, align_stem=alignment.align_stem)
     return TinyDet(config, 1, batch_norm=BatchNorm(momentum=0.0)).pyramid
 
@@ -167,10 +170,10 @@ def measure_random(
     Args:
       pyramid: of plain layers, normalized images -> levels, as `random_pyramid` gives it; its weights change.
       strides: of its outputs; even.
-      alignment: what it was built with. Says about which point the second image of a pair is turned; a wrong one costs
-        precision and does not move the mean.
+      alignment: what the pyramid was built with. It says about which point the second image of a pair is turned; a
+        wrong one costs precision and does not move the mean.
       draws: pairs of (weights, image).
-      seed: of everything drawn. The weights of a draw are the same whatever the alignment.
+      seed: seeds everything that is drawn. The weights of a draw are the same whatever the alignment.
       size: N; None: the pyramid's own input.
       through_gates: differentiate the squeeze-and-excite gates too.
       paired: antithetic halves (see the module); else two independent ones.
@@ -198,7 +201,8 @@ def measure_random(
             cotangents = [generator.standard_normal(channels, np.float32) for channels in probe.channels]
             pyramid(_noise(generator, own)[None], training=True)
         for level, stride in enumerate(strides):
-            # Turned about the middle, then moved so that the other cell sees the same, turned. Noise may wrap.
+            # The image is turned about its middle, then moved so that the other cell sees what the first one saw, but
+            # turned. Wrapping at the border does no harm to noise.
             shift = round(2 * alignment.offset(stride))
             turned = np.roll(image[::-1, ::-1], (shift, shift), (0, 1)) if paired else image
             results[level].add(maps[level], probe.gradient(turned, level, -1, cotangents[level]))
@@ -215,9 +219,9 @@ def measure_images(
     """The ERFs of a detector's own weights, averaged over images; the standard errors are over the images.
 
     Args:
-      detector: as loaded.
+      detector: a trained one.
       images: RGB uint8 [N, N, 3], all of one size, a multiple of the coarsest stride.
-      seed: of the random combinations of channels.
+      seed: seeds the random combinations of channels.
 
     Raises:
       UserError: no image, or a size that does not fit.
@@ -244,7 +248,7 @@ def measure_images(
 
 
 def alignment_of(config: ModelConfig) -> Alignment:
-    """The setting that a detector was built with."""
+    """The alignment that a detector was built with."""
     for known in alignments(config):
         if (known.align, known.align_stem) == (config.align, config.align_stem):
             return known
@@ -253,7 +257,7 @@ def alignment_of(config: ModelConfig) -> Alignment:
 
 
 def alignments(config: ModelConfig) -> tuple[Alignment, ...]:
-    """WITHOUT, PUBLISHED and EVERYWHERE as they are with a detector's backbone."""
+    """WITHOUT, PUBLISHED and EVERYWHERE, with the padding of a detector's backbone."""
     pads_before = BACKBONES[config.backbone].dialect.pads_before
     return tuple(dataclasses.replace(a, pads_before=pads_before) for a in (WITHOUT, PUBLISHED, EVERYWHERE))
 
@@ -265,7 +269,7 @@ class _Probe:
         if size < strides[-1] or size % strides[-1]:
             raise UserError(f"input size {size}: expected a multiple of {strides[-1]}, the coarsest stride")
         self.size, self._strides = size, tuple(strides)
-        # The layers themselves are called on a new input, so weights are shared. All but the gates' means.
+        # The same layers are called on a new input, so that the weights are shared; only the gates' means are replaced.
         self._model = keras.models.clone_model(
             pyramid,
             input_tensors=keras.Input([size, size, 3]),
@@ -294,7 +298,7 @@ class _Probe:
         padded = np.zeros([len(self.channels), max(self.channels)], np.float32)
         padded[level, : self.channels[level]] = cotangent
         counts = np.array([self.size // stride for stride in self._strides])
-        # Of the other levels any cell will do: their cotangents are zero.
+        # For the other levels any cell will do, because their cotangents are zero.
         cells = np.minimum(cell, counts - 1)
         energy = self._gradient(tf.constant(image[None]), tf.constant(cells, tf.int32), tf.constant(padded))
         stride = self._strides[level]
@@ -313,7 +317,7 @@ class _Probe:
 
 
 class _HeldMean(keras.layers.GlobalAveragePooling2D):
-    """The global mean as a constant of the gradient."""
+    """The global mean, which the gradient treats as a constant."""
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.stop_gradient(super().call(inputs))
@@ -326,7 +330,7 @@ def _held(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 class _Mean:
-    """Mean map and centroids over draws of two halves each."""
+    """Collects the mean map and the centroids over draws, each of which has two halves."""
 
     def __init__(self, size: int) -> None:
         self._sum = np.zeros([size, size])
@@ -367,7 +371,7 @@ def _noise(generator: np.random.Generator, size: int) -> npt.NDArray[np.float32]
 
 
 def _draw_kernels(model: keras.Model, generator: np.random.Generator) -> list[tuple[Any, npt.NDArray[np.float32]]]:
-    """Every kernel anew from its layer's own initializer, in place; biases stay. Kernels are [height, width, ...]."""
+    """Draws each kernel [height, width, ...] anew from its layer's own initializer, in place; biases stay."""
     drawn = []
     for layer in model.layers:
         depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
@@ -384,7 +388,7 @@ def _draw_kernels(model: keras.Model, generator: np.random.Generator) -> list[tu
 
 
 def _moved(energy: FloatArray, shift: int) -> FloatArray:
-    """[N, N] moved down and right by `shift` pixels, zeros where nothing came from."""
+    """[N, N] moved down and right by `shift` pixels; zeros fill the gap."""
     size = len(energy)
     moved = np.zeros_like(energy)
     to, source = slice(max(shift, 0), size + min(shift, 0)), slice(max(-shift, 0), size - max(shift, 0))
@@ -428,7 +432,7 @@ def as_json(fields: Sequence[LevelField]) -> list[dict[str, Any]]:
 def draw_figure(
     path: Path, rows: Sequence[tuple[str, Sequence[LevelField]]], *, window: int, anchor_scale: float, title: str
 ) -> None:
-    """Figure 3 as a PNG: a row a setting, a column a level, the anchor centre in each panel's middle.
+    """Figure 3 as a PNG: a row for each setting, a column for each level, the anchor centre in each panel's middle.
 
     Args:
       rows: (label, levels).
@@ -473,7 +477,7 @@ def _draw_panel(panel: Axes, field: LevelField, window: int, anchor_scale: float
     window = min(window, size)
     start = (size - window) // 2
     shown = field.energy[start : start + window, start : start + window]
-    # Means of 4 x 4 pixels: the strides leave a comb, the draws speckle.
+    # Means of 4 x 4 pixels, because the strides leave a comb and the draws leave speckle.
     shown = shown.reshape(window // 4, 4, window // 4, 4).mean((1, 3))
     reach = 0.5 * window
     panel.imshow(

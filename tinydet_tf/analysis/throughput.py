@@ -1,4 +1,4 @@
-"""How fast training runs: whole steps against the bare trunk, a step part by part, the input pipeline by stages."""
+"""How fast training runs: whole steps, the trunk alone, a step part by part, and the input pipeline by stages."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Throughput:
     """Medians of interleaved steps, in seconds a batch.
 
     Attributes:
-      step: forward, targets, OHEM, backward and update, batch in hand.
+      step: forward, targets, OHEM, backward and update; the batch is there already.
       trunk: forward and backward of backbone, FPN and RPN alone, the least that any training costs.
-      input: waiting for the next batch of the input pipeline, read flat out.
+      input: making one batch, when the input pipeline is read as fast as it can.
       parts: what each part of a step costs, see `measure_training`; empty where they were not measured.
     """
 
@@ -36,7 +36,7 @@ class Throughput:
 
     @property
     def images_per_second(self) -> float:
-        """Of a training loop whose input is prefetched: the slower of the two sets the pace."""
+        """Images a second of a training loop with prefetched input: the slower of step and input sets the pace."""
         return self.batch_size / max(self.step, self.input)
 
 
@@ -87,7 +87,7 @@ def measure_training(
         batch = timed("input", lambda: next(source))
         for name, function in functions.items():
             timed(name, functools.partial(function, batch))
-    # Read in a row, so that the time spent in the steps has not filled the prefetch buffer.
+    # Batches are read without steps in between, during which the prefetch buffer would fill.
     times["input"] = []
     for _ in range(steps + 2):
         timed("input", lambda: next(source))
@@ -142,7 +142,7 @@ def measure_stages(dataset: CocoDataset, *, images: int, repeats: int = 3, **arg
     for _ in range(repeats + 1):
         for pipeline, own in zip(pipelines, times, strict=True):
             iterator = iter(pipeline)
-            next(iterator)  # what starting costs
+            next(iterator)  # the first one has the cost of starting
             start = time.perf_counter()
             for _ in iterator:
                 pass

@@ -1,8 +1,9 @@
 """keras.applications' MobileNetV2 and MobileNetV3Large, alpha 1, as the weights of a detector's backbone.
 
-The layers are the same with the same shapes and layouts; only the names differ. Ours are those of the tables' rows, so
-that everything that goes by names (counting, --init) knows them too. Their last conv, behind the last block, and their
-classifier have no place here; our last block, for stride 64, has none there and stays fresh.
+Keras' layers have the same shapes and layouts as the detector's; only the names differ. The detector names layers after
+the tables' rows, so that counting and --init, which go by names, work for these backbones too. Keras' last conv, behind
+the last block, and its classifier are not used. The detector's last block, for stride 64, does not exist in Keras and
+keeps its random weights.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.config import BACKBONES, Config, model_config
 from tinydet_tf.model.detector import TinyDet
 
-#: What stands for Keras's own ImageNet weights, which it downloads.
+#: Given instead of a file: Keras's own ImageNet weights, which Keras downloads.
 IMAGENET = "imagenet"
 
-#: How Keras names what is in a block, behind the block's prefix.
+#: The detector's name of a layer in a block -> Keras's name behind the block's prefix.
 _CONVS = {part: part for part in ("expand", "depthwise", "project")}
 _V2_PARTS = _CONVS | {f"{part}_bn": f"{part}_BN" for part in _CONVS}
 _V3_PARTS = _CONVS | {f"{part}_bn": f"{part}/BatchNorm" for part in _CONVS}
@@ -30,7 +31,7 @@ _V3_PARTS |= {"se_reduce": "squeeze_excite/Conv", "se_expand": "squeeze_excite/C
 
 @dataclass(frozen=True)
 class Application:
-    """A network of keras.applications. `first` and `block` are prefixes of names, of Keras's block 0 and block N."""
+    """A network of keras.applications. `first` and `block` are the prefixes of layer names in Keras's block 0 and N."""
 
     build: Callable[..., Any]
     stem: dict[str, str]
@@ -39,7 +40,7 @@ class Application:
     parts: dict[str, str]
 
     def name(self, layer: str) -> str:
-        """Keras's name of a layer of ours that has weights."""
+        """Keras's name of a layer of the detector's backbone that has weights."""
         if layer in self.stem:
             return self.stem[layer]
         block, _, part = layer.partition("_")
@@ -67,12 +68,13 @@ APPLICATIONS: dict[str, Application] = {
 
 @dataclass(frozen=True)
 class Imported:
-    """What a network of Keras became.
+    """A detector whose backbone came from Keras.
 
     Attributes:
-      detector: all but its backbone is fresh.
-      config: without classes.
-      taken, fresh: the backbone's layers with weights.
+      detector: all weights outside its backbone are random.
+      config: of the detector; it names no classes.
+      taken: the backbone's layers whose weights came from Keras.
+      fresh: those with random weights.
     """
 
     detector: TinyDet

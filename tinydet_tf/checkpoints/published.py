@@ -1,4 +1,4 @@
-"""The published parameter names (REFERENCE.md, last section) and the Keras variables they are, both ways.
+"""Between the published parameter names (docs/reference.md, "Published checkpoints") and Keras' variables, both ways.
 
 Layouts: PyTorch's convolutions are [O, I/g, kh, kw] and its fully connected layers [O, I], with O outputs, I inputs and
 g groups; Keras' are [kh, kw, I/g, O] and [I, O]. A depthwise kernel is [C, 1, kh, kw] there and [kh, kw, C, 1] here.
@@ -27,18 +27,18 @@ from tinydet_tf.weights import placeholder_names
 Arrays = Mapping[str, NDArray[np.float32]]
 
 BACKBONE_PREFIX = "backbone."
-#: What makes a file a detector rather than a backbone.
+#: A file with names that start so is a detector, else it is a backbone.
 DETECTOR_PREFIXES = ("neck.", "rpn_head.", "bbox_head.")
-#: [C+1, hidden], the background included: how many classes a checkpoint knows.
+#: Its shape [C+1, hidden] says how many classes a checkpoint has; the 1 is the background.
 CLASS_WEIGHT = "bbox_head.fc_cls.weight"
 
-# Published axes in Keras' order.
+# For each kind of layer, the published axes in Keras' order.
 CONV = (2, 3, 1, 0)
 DEPTHWISE = (2, 3, 0, 1)
 DENSE = (1, 0)
 VECTOR = (0,)
 
-#: Names listed in a message.
+#: How many names a message lists.
 _LISTED = 4
 
 
@@ -49,7 +49,7 @@ class Parameter:
     name: str
     layer: str
     weight: str  # the layer's attribute
-    axes: tuple[int, ...]  # the published axis that each axis of the variable is
+    axes: tuple[int, ...]  # for each axis of the variable, the published axis
 
     def to_keras(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         return array.transpose(self.axes)
@@ -66,15 +66,15 @@ class Parameter:
 class Imported:
     """What a published checkpoint became."""
 
-    detector: TinyDet  # of a backbone alone: its other weights are fresh
-    config: Config  # of a backbone alone: without classes
-    left_out: tuple[str, ...]  # the published names that a backbone does not take: its classifier
+    detector: TinyDet  # if the file is a backbone, the other weights are random
+    config: Config  # if the file is a backbone, it names no classes
+    left_out: tuple[str, ...]  # published names that were not used: a backbone's classifier
     backbone_only: bool
-    num_tensors: int  # that were taken
+    num_tensors: int  # how many were used
 
     @property
     def num_parameters(self) -> int:
-        """Trainable ones: BN's moving statistics are not counted."""
+        """Number of trainable values; BN's moving statistics do not count."""
         model = self.detector.backbone_model() if self.backbone_only else self.detector
         return sum(int(np.prod(variable.shape)) for variable in model.trainable_weights)
 
@@ -143,7 +143,7 @@ def detector_parameters(config: ModelConfig) -> tuple[Parameter, ...]:
 
 
 def backbone_parameters(config: ModelConfig) -> tuple[Parameter, ...]:
-    """Every parameter of the backbone: no conv has a bias, each but those of squeeze-and-excite has its BN.
+    """Every parameter of the backbone: no conv has a bias; each has its BN, except in squeeze-and-excite.
 
     Raises:
       UserError: a backbone that is not of the authors' family.
@@ -192,7 +192,7 @@ def _batch_norm(name: str, layer: str) -> list[Parameter]:
 
 
 def _variables(detector: TinyDet, parameters: Iterable[Parameter]) -> dict[str, Any]:
-    """The variable of each parameter. A variable that two of them mean is a mistake of this module."""
+    """The variable of each parameter, by published name. Two parameters with one variable are a bug of this module."""
     layers = {
         layer.name: layer
         for part in (detector.pyramid, detector.rpn_head, detector.rcnn_head)
@@ -210,14 +210,14 @@ def _is_backbone(tensors: Arrays) -> bool:
 
 
 def _select(tensors: Arrays, model: ModelConfig) -> tuple[tuple[Parameter, ...], Arrays, tuple[str, ...]]:
-    """What is to be filled, from which tensors under the same names, and the names of those that do not take part."""
+    """The parameters to fill, the tensors that fill them (under the parameters' names), and names that are not used."""
     if _is_backbone(tensors):
         return backbone_parameters(model), *_backbone_tensors(tensors, model)
     return detector_parameters(model), tensors, ()
 
 
 def _backbone_tensors(tensors: Arrays, model: ModelConfig) -> tuple[Arrays, tuple[str, ...]]:
-    """Those of the backbone's blocks, under their names in a detector, and the names of the others."""
+    """The tensors of the backbone's blocks, under their names in a detector, and the names of all other tensors."""
     prefix = BACKBONE_PREFIX if any(name.startswith(BACKBONE_PREFIX) for name in tensors) else ""
     blocks = {str(index) for index in range(len(BACKBONES[model.backbone].blocks) + 1)}
     taken, left_out = {}, []
@@ -231,7 +231,7 @@ def _backbone_tensors(tensors: Arrays, model: ModelConfig) -> tuple[Arrays, tupl
 
 
 def _num_classes(tensors: Arrays, model: ModelConfig) -> int:
-    """As the class scores have rows, less the background; COCO's where there are none that could be."""
+    """Number of classes: rows of the class scores' weight, less the background; COCO's 80 without such a weight."""
     weight = tensors.get(CLASS_WEIGHT)
     if weight is None or weight.ndim != 2 or weight.shape[0] < 2 or weight.shape[1] != model.rcnn_hidden:
         return len(COCO_CLASS_NAMES)
@@ -250,7 +250,7 @@ def _classes(count: int, named: tuple[str, ...]) -> tuple[tuple[str, ...], tuple
 
 
 def _problem(tensors: Arrays, parameters: Iterable[Parameter], variables: Mapping[str, Any]) -> str | None:
-    """What keeps each parameter from having one tensor of its shape, and each tensor one parameter."""
+    """Tells which tensors are missing, unknown or of another shape; None if tensors and parameters match one to one."""
     missing = [name for name in variables if name not in tensors]
     unknown = [name for name in tensors if name not in variables]
     shapes = []
@@ -271,7 +271,7 @@ def _fits(tensors: Arrays, variant: str) -> bool:
     model = VARIANTS[variant]
     parameters, taken, _ = _select(tensors, model)
     if {p.name for p in parameters} != set(taken):
-        return False  # told without building the network
+        return False  # decided without building the network
     variables = _variables(TinyDet(model, _num_classes(tensors, model)), parameters)
     return _problem(taken, parameters, variables) is None
 

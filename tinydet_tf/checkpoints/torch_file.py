@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.metadata import is_label
 
-#: Where training programs put the parameters beside an optimizer's state and the like; the first that is there counts.
+#: Keys under which training programs put the parameters, beside an optimizer's state and the like; the first one found
+#: counts.
 CONTAINERS = ("state_dict", "model")
 #: What DataParallel puts before every name.
 PARALLEL_PREFIX = "module."
@@ -62,7 +63,7 @@ def read_torch(path: str | Path) -> dict[str, NDArray[np.float32]]:
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """What mmdetection notes beside the parameters as `meta: {CLASSES: ...}`; nothing where it is not names.
+    """The class names that mmdetection stores as `meta: {CLASSES: ...}`; none if these are not valid names.
 
     Raises:
       UserError: as `read_torch`.
@@ -93,7 +94,7 @@ def _load(torch: Any, path: Path) -> Any:
     except OSError as error:
         raise UserError(f"checkpoint {path} cannot be read: {os_reason(error)}") from error
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they say follows as an error, or does not matter
+        warnings.simplefilter("ignore")  # torch's warnings are followed by an error or do not matter
         try:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged pickle raises whatever its bytes lead to
@@ -115,7 +116,7 @@ def _why_not_loaded(path: Path, message: str) -> str:
 
 
 def _entries(path: Path, content: Any) -> Mapping[str, Any]:
-    """The state_dict: by its container, else the content itself."""
+    """The state_dict: the first of CONTAINERS in the content, else the content itself."""
     if not isinstance(content, Mapping):
         raise UserError(f"checkpoint {path} holds a {type(content).__name__}; expected a state_dict (name -> tensor)")
     for container in CONTAINERS:

@@ -33,7 +33,7 @@ def parse() -> argparse.Namespace:
     data = parser.add_argument_group("objects (none of these: the config's data, else the embedded digits set)")
     data.add_argument("--annotations", type=Path, metavar="F", help="a COCO-format json, or an .npz of boxes")
     data.add_argument("--images", type=Path, metavar="DIR", help="the pictures of --annotations, for --figure alone")
-    data.add_argument("--data", metavar="DIR", help="as in train.py")
+    data.add_argument("--data", metavar="DIR", help="as in train")
     data.add_argument("--split", choices=("train", "val"), default="val", help="of --data (default: %(default)s)")
     data.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     detectors = parser.add_argument_group("detectors")

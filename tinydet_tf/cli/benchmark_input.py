@@ -14,7 +14,7 @@ from tinydet_tf.config import assignment, load_config
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, metavar="F", help="the recipe (default: the defaults)")
-    parser.add_argument("--data", metavar="DIR", help="as in train.py (default: the embedded digits set)")
+    parser.add_argument("--data", metavar="DIR", help="as in train (default: the embedded digits set)")
     parser.add_argument("--images", type=int, default=200, metavar="N", help="read in each run (default: 200)")
     parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument(

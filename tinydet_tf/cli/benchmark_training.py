@@ -16,7 +16,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", default="S", help=f"one of {', '.join(VARIANTS)}")
     parser.add_argument("--config", type=Path, metavar="F", help="the recipe (default: the defaults)")
-    parser.add_argument("--data", metavar="DIR", help="as in train.py (default: the embedded digits set)")
+    parser.add_argument("--data", metavar="DIR", help="as in train (default: the embedded digits set)")
     parser.add_argument("--batch", type=int, default=16, metavar="N")
     parser.add_argument("--steps", type=int, default=8, metavar="N")
     parser.add_argument("--parts", action="store_true", help="also what each part of a step costs (takes a while)")

@@ -18,7 +18,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS|X.tflite")
     parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
     parser.add_argument(
-        "--data", metavar="DIR", help="as in train.py (default: the run's own data; of a .tflite the digits set)"
+        "--data", metavar="DIR", help="as in train (default: the run's own data; of a .tflite the digits set)"
     )
     parser.add_argument("--split", choices=("train", "val"), default="val")
     parser.add_argument("--annotations", metavar="F", help="a COCO-format json, instead of --data")

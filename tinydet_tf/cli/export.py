@@ -33,7 +33,7 @@ def parse() -> argparse.Namespace:
     )
     calibration = parser.add_argument_group("images that int8 and int16 take their ranges from")
     calibration.add_argument(
-        "--data", "--calibration", metavar="DIR", help="as in train.py (default: what the run was trained on)"
+        "--data", "--calibration", metavar="DIR", help="as in train (default: what the run was trained on)"
     )
     calibration.add_argument("--split", choices=("train", "val"), default="train")
     calibration.add_argument("--calibration-images", type=int, metavar="N", help="how many of them (default: 32)")

@@ -18,7 +18,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS")
     parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
-    parser.add_argument("--data", metavar="DIR", help="as in train.py (default: what the run was trained on)")
+    parser.add_argument("--data", metavar="DIR", help="as in train (default: what the run was trained on)")
     parser.add_argument(
         "--split", choices=("train", "val"), default="val", help="what AP is measured on (default: val)"
     )

@@ -39,7 +39,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--through-gates", action="store_true", help="differentiate squeeze-and-excite gates too")
     parser.add_argument("--unpaired", action="store_true", help="independent draws instead of antithetic pairs")
     parser.add_argument("--model", type=Path, metavar="RUN|WEIGHTS", help="instead of random weights")
-    parser.add_argument("--data", metavar="DIR", help="images for --model, as in train.py (default: the digits)")
+    parser.add_argument("--data", metavar="DIR", help="images for --model, as in train (default: the digits)")
     parser.add_argument("--figure", type=Path, metavar="OUT.png")
     parser.add_argument("--json", type=Path, metavar="OUT")
     return parser.parse_args()

@@ -13,7 +13,7 @@ from tinydet_tf.config import assignment, load_config
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, metavar="F", help="the recipe (default: the defaults)")
-    parser.add_argument("--data", metavar="DIR", help="as in train.py (default: the embedded digits set)")
+    parser.add_argument("--data", metavar="DIR", help="as in train (default: the embedded digits set)")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="(default: 8)")
     parser.add_argument("--columns", type=int, default=4, metavar="N", help="(default: 4)")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.jpg")

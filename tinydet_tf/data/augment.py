@@ -1,11 +1,12 @@
-"""SSD's augmentation as mmdetection 1.x runs it (REFERENCE.md, "Training"): stages of the input pipeline.
+"""SSD's augmentation as mmdetection 1.x runs it (docs/reference.md, "Training"): stages of the input pipeline.
 
 Shape letters: H and W a source image's sides, S the input's, n and k boxes and crowd boxes of one image, T tries.
 
 A stage is a function from sample to sample (see pipeline.py) that works eagerly and inside tf.data alike. Its random
 numbers come from the sample's seed alone. Expanding and cropping only choose the `window` of the image that the resize
-stretches to the input: nothing is copied sixteenfold to be thrown away again. The photometric distortion follows the
-resize, where it touches S*S pixels; the paper's order differs by the interpolation between distorted pixels alone.
+stretches to the input, so that no canvas of sixteen times the image is filled. The photometric distortion follows the
+resize, where it has S*S pixels to change; the result differs from the paper's order only in that the resize does not
+interpolate between distorted pixels.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ import tensorflow as tf
 
 Sample = dict[str, Any]
 
-#: Half of the images are expanded up to so many times.
+#: Half of the images are put on a canvas whose sides are up to this many times the image's.
 EXPAND_RATIO = 4.0
-#: A crop keeps every box with at least this IoU with the crop; or any crop; or the image stays whole.
+#: What a crop may demand: at least this IoU between the crop and every box. Two further choices are no demand, and no
+#: crop.
 MIN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9)
-#: Sides of a crop, of the window's; and its height : width.
+#: The least side of a crop as a share of the window's, and the limits of its height : width.
 MIN_CROP, ASPECTS = 0.3, (0.5, 2.0)
-#: mmdetection tries one demand 50 times, then draws another, without end; here as often as this.
+#: Crops tried for one demand before another is drawn, as in mmdetection; and how many demands are drawn. (mmdetection
+#: draws demands without end.)
 TRIES, ROUNDS = 50, 10
 BRIGHTNESS, CONTRAST, SATURATION, HUE_DEGREES = 32.0, (0.5, 1.5), (0.5, 1.5), 18.0
-#: What an expanded image is filled with: the mean that normalization subtracts, rounded.
+#: The colour around an expanded image: the mean that normalization subtracts, rounded.
 FILL_RGB = (124, 116, 104)
 
 # Folded into a sample's seed; pipeline.py's own stages use numbers below 16.
@@ -40,7 +43,7 @@ def whole_window(sample: Sample) -> Sample:
 
 
 def expand(sample: Sample) -> Sample:
-    """Half of the time, put the window somewhere into one up to EXPAND_RATIO times as large (SSD's zooming out)."""
+    """Half of the time, replace the window by a larger one around it, up to EXPAND_RATIO times (SSD's zooming out)."""
     uniform = _generator(sample["seed"], _EXPAND_SEED)
     x1, y1, x2, y2 = tf.unstack(sample["window"])
     width, height = x2 - x1, y2 - y1
@@ -53,7 +56,7 @@ def expand(sample: Sample) -> Sample:
 
 
 def min_iou_crop(sample: Sample) -> Sample:
-    """SSD's crop: of a random demand, 1 (the window stays), one of MIN_IOUS, or none, the first crop that meets it.
+    """SSD's crop: draw a demand (one of MIN_IOUS, none, or 1: no crop) and take the first random crop that meets it.
 
     A crop meets a demand if its IoU with every box is at least the demand's and the centre of a box lies in it. Boxes
     whose centre lies outside are dropped, the others, and every crowd, are cut at its border. An image without boxes
@@ -78,7 +81,7 @@ def min_iou_crop(sample: Sample) -> Sample:
     fits &= (lowest >= demand) & tf.reduce_any(_centre_inside(crops, boxes), -1)
     stays = which > len(MIN_IOUS)
 
-    # The first round that succeeds or keeps the window whole.
+    # The first round that finds a crop or draws "no crop".
     ends = stays | tf.reduce_any(fits, 1)
     chosen = tf.argmax(tf.cast(ends, tf.int32))
     keep_all = ~tf.reduce_any(ends) | tf.gather(stays, chosen) | (tf.shape(boxes)[0] == 0)
@@ -86,7 +89,7 @@ def min_iou_crop(sample: Sample) -> Sample:
     window = tf.where(keep_all, sample["window"], crops[chosen, first])
     cropped = sample | {"window": window}
     crowds = sample["crowd_boxes"]
-    # What is left of a crowd is not background either, wherever its centre is.
+    # A crowd is kept even if its centre lies outside: the rest of it that shows is no background.
     visible = tf.reduce_all((crowds[:, :2] < window[2:]) & (crowds[:, 2:] >= window[:2]), -1)
     for name, kept in (("boxes", _centre_inside(window, boxes)), ("crowd_boxes", visible)):
         inside = keep_all | kept
@@ -100,8 +103,8 @@ def min_iou_crop(sample: Sample) -> Sample:
 def photometric(sample: Sample) -> Sample:
     """Brightness, contrast, saturation, hue, and the order of the channels, each half of the time.
 
-    `image` uint8 [S, S, 3]; what lies outside of `content`, int32 [4] corners with x2 and y2 exclusive, is filling and
-    stays the mean.
+    `image` is uint8 [S, S, 3]. `content`, int32 [4], has the corners of the picture in it, x2 and y2 exclusive; the
+    pixels outside are filling and stay the mean.
     """
     uniform = _generator(sample["seed"], _PHOTOMETRIC_SEED)
 
@@ -117,7 +120,7 @@ def photometric(sample: Sample) -> Sample:
     contrast_first = coin()
     changed = contrast(image)
     image = tf.where(contrast_first, changed, image)
-    # The costly ones only where the coin says so: that is most of this stage's time.
+    # Saturation and hue are most of this stage's time, so they run only for the images that the coin chooses.
     factor, turn = uniform([], *SATURATION), uniform([], -HUE_DEGREES, HUE_DEGREES) / 360.0
     image = tf.cond(coin(), lambda: tf.image.adjust_saturation(image, factor), lambda: image)
     image = tf.cond(coin(), lambda: tf.image.adjust_hue(image, turn), lambda: image)
@@ -134,7 +137,7 @@ def photometric(sample: Sample) -> Sample:
 
 
 def _generator(seed: tf.Tensor, constant: int) -> Callable[..., tf.Tensor]:
-    """uniform(shape, low, high), another draw at each call: calls are counted while the graph is made."""
+    """A function uniform(shape, low, high) that draws anew at each call; calls are counted while the graph is made."""
     state = {"seed": tf.random.experimental.stateless_fold_in(seed, constant), "calls": 0}
 
     def uniform(shape: list[int], low: float, high: float) -> tf.Tensor:
@@ -146,7 +149,7 @@ def _generator(seed: tf.Tensor, constant: int) -> Callable[..., tf.Tensor]:
 
 
 def _iou(crops: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """[..., 4] exclusive corners and [n, 4] inclusive boxes -> [..., n]."""
+    """IoU of crops [..., 4], exclusive corners, with inclusive boxes [n, 4]: [..., n]."""
     boxes = boxes + tf.constant([0.0, 0.0, 1.0, 1.0])
     crops = crops[..., None, :]
     sides = tf.minimum(crops[..., 2:], boxes[:, 2:]) - tf.maximum(crops[..., :2], boxes[:, :2])
@@ -156,7 +159,7 @@ def _iou(crops: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
 
 
 def _centre_inside(crops: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
-    """[..., 4] exclusive corners and [n, 4] inclusive boxes -> bool [..., n]."""
+    """Whether each crop [..., 4], exclusive corners, holds the centre of each inclusive box [n, 4]: bool [..., n]."""
     centre = (boxes[:, :2] + boxes[:, 2:] + 1.0) / 2.0
     crops = crops[..., None, :]
     return tf.reduce_all((centre > crops[..., :2]) & (centre < crops[..., 2:]), -1)
@@ -164,5 +167,5 @@ def _centre_inside(crops: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
 
 def _cut(boxes: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     """Inclusive boxes [n, 4] cut at the window's border."""
-    # All corners between both: a box of a pixel or two at the border would turn inside out.
+    # Every corner is clipped to both borders: with one border each, a tiny box at the edge would turn inside out.
     return tf.clip_by_value(boxes, tf.tile(window[:2], [2]), tf.tile(window[2:] - 1.0, [2]))

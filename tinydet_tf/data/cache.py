@@ -1,4 +1,4 @@
-"""Where the data that this project makes itself is kept."""
+"""The folder for data that this project makes: the digits set and converted annotations."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """$TINYDET_CACHE, else $XDG_CACHE_HOME/tinydet_tf, else ~/.cache/tinydet_tf; it need not exist."""
+    """$TINYDET_CACHE, else $XDG_CACHE_HOME/tinydet_tf, else ~/.cache/tinydet_tf. The folder may not exist yet."""
     named = os.environ.get("TINYDET_CACHE")
     if named:
         return Path(named).expanduser()

@@ -1,4 +1,4 @@
-"""Reading data sets in COCO's format, and finding them; other formats' folders are converted to it on the way.
+"""Finds and reads data sets in COCO's format; folders of other formats are converted to it first.
 
 N is the number of boxes of one image. Boxes are continuous corners x1, y1, x2, y2 in pixels of the source image
 (0 <= x1 < x2 <= width), float32; classes are 0..C-1 in the order of the ascending category ids.
@@ -38,7 +38,7 @@ _MAX_SIDE = 2**31 - 1  # pixels; no image format has more
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _FLOAT_INTEGERS = 2**53
 
-# For values in messages: a malformed one may be of any length and depth.
+# Shortens values in messages: a malformed value may have any length and depth.
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxlong = _shown.maxother = 80
 
@@ -61,7 +61,10 @@ class CocoImage:
 
 @dataclasses.dataclass(frozen=True)
 class CocoReport:
-    """What reading changed. clipped, dropped: boxes; crowd: boxes around groups; empty: images without a box."""
+    """What reading a file changed or found, in numbers.
+
+    clipped, dropped: boxes; crowd: boxes around groups; empty: images without a box.
+    """
 
     clipped: int
     dropped: int
@@ -87,7 +90,7 @@ class CocoDataset:
         return len(self.category_ids)
 
     def classes_without_boxes(self) -> tuple[str, ...]:
-        """Names of the classes that no box, crowds aside, is of: nothing to learn from, no AP to measure."""
+        """Names of the classes without a box (crowds do not count): they can be neither learnt nor measured."""
         found = {c for image in self.images for c in image.classes[~image.is_crowd].tolist()}
         return tuple(name for index, name in enumerate(self.class_names) if index not in found)
 
@@ -313,7 +316,7 @@ class Entries:
         self.document = document
 
     def column(self, table: str, key: str, kind: type) -> list[Any]:
-        """The values of one key, each of the type `kind`; int: as `_as_int` takes them."""
+        """The values of one key, all of the type `kind`; for int, whole floats are converted (`_as_int`)."""
         values = [entry.get(key) for entry in self.document[table]]
         # Exact types: bool is an int to Python, not to COCO. One set over a million values takes milliseconds.
         fits = {type(value) for value in values} <= {kind}
@@ -338,7 +341,7 @@ class Entries:
                 seen.add(value)
 
     def indices(self, table: str, key: str, ids: list[int]) -> np.ndarray:
-        """Where each entry's `key` is in ids: int64 [entries]."""
+        """For each entry the position of its `key` in ids: int64 [entries]."""
         position = {value: index for index, value in enumerate(ids)}
         values = self.column(table, key, int)
         found = np.array([position.get(value, -1) for value in values], np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-#: category id -> name. Ten ids are of no class.
+#: category id -> name. Ten of the ids from 1 to 90 belong to no class.
 COCO_CATEGORIES = {
     1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck",
     9: "boat", 10: "traffic light", 11: "fire hydrant", 13: "stop sign", 14: "parking meter", 15: "bench",

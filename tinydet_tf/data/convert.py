@@ -1,7 +1,7 @@
 """From Pascal VOC and YOLO folders to COCO's json, whose images stay where they are.
 
-COCO's format is the one that the rest reads, pycocotools included; so a converted split is a file, for `locate_split`
-one in the cache.
+Everything else, pycocotools included, reads COCO's format. A converted split is therefore a json file; `locate_split`
+keeps its files in the cache.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 FORMATS = ("voc", "yolo")
 ANNOTATION_FILE = "instances.json"
-_NAME_LENGTH = 40  # of the data's folder in its cache folder's name, so that a reader finds it
+_NAME_LENGTH = 40  # characters of the data folder's name in its cache folder's name, for people who look there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,13 @@ def open_folder(path: Path, format: str | None = None) -> LabelledFolder | None:
     """The data set at a path: a VOC or YOLO folder, or YOLO's data.yaml.
 
     Args:
-        format: one of FORMATS; None: whichever it is, VOC first.
+        format: one of FORMATS; None tries each, VOC first.
 
     Returns:
         None where it is of neither format.
 
     Raises:
-        UserError: it is, but something in it is missing, malformed or inconsistent.
+        UserError: the folder is of the format, but something in it is missing, malformed or inconsistent.
     """
     if format in ("voc", None):
         root = voc_root(path)
@@ -95,7 +95,7 @@ def converted_split(path: Path, split: str) -> tuple[Path, Path] | None:
 
 
 def coco_split(folder: LabelledFolder, images: list[LabelledImage]) -> ConvertedSplit:
-    """COCO's json of some images of a folder: ignored boxes are crowds, an area is the box's.
+    """COCO's json of some images of a folder. Ignored boxes become crowds; the area is that of the box.
 
     Raises:
         UserError: the images have no folder in common (they are on several drives).
@@ -125,7 +125,7 @@ def coco_split(folder: LabelledFolder, images: list[LabelledImage]) -> Converted
             }
             for image_id, image in enumerate(images, 1)
         ],
-        # From 1: pycocotools takes an annotation 0 for none.
+        # Ids start at 1, because pycocotools takes the annotation id 0 for "none".
         "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations, 1)],
         "categories": [{"id": folder.first_category_id + c, "name": name} for c, name in enumerate(folder.class_names)],
     }
@@ -136,8 +136,8 @@ def train_and_val(folder: LabelledFolder, val_fraction: float | None, seed: int)
     """The images of "train" and "val", in the folder's order; where it has no val split, a random part of the others.
 
     Args:
-        val_fraction: of the images, for val; at least one image goes to either side.
-        seed: what decides which.
+        val_fraction: share of the images that goes to val; each split gets at least one image.
+        seed: decides which images go to val.
 
     Raises:
         UserError: the fraction is out of range, is missing and needed, is given and not needed, or there is one image.
@@ -164,7 +164,10 @@ def train_and_val(folder: LabelledFolder, val_fraction: float | None, seed: int)
 
 
 def _write_if_changed(target: Path, content: bytes) -> None:
-    """Several processes of one run convert the same data: none replaces what another reads."""
+    """Writes the file unless it holds the content already.
+
+    Several processes of one run convert the same data; none may replace a file while another reads it.
+    """
     try:
         if target.is_file() and target.read_bytes() == content:
             return

@@ -45,17 +45,17 @@ _VERSION = 2
 _SPLITS = ("train", "val")
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 
-_MIN_HEIGHT, _MAX_HEIGHT = 8.0, 64.0  # of a digit before it is turned, in pixels
+_MIN_HEIGHT, _MAX_HEIGHT = 8.0, 64.0  # height of a digit before it is turned, in pixels
 _COUNT_RANGE = (10, 36)  # digits on a 320x320 scene of density 1; other sizes keep the density
 _CLUTTER_RANGE = (4, 14)
 _COUNT_REFERENCE_SIDE = 320
 _MAX_TURN_DEGREES = 20.0  # a 6 must not become a 9
-_MAX_COVERED = 0.35  # of a digit's pixels, by everything that is drawn over it
-_MIN_INSIDE = 0.75  # of a digit's pixels that lie inside the image
-_INK_ALPHA = 0.25  # a pixel belongs to a drawn thing from this opacity of its stencil on
+_MAX_COVERED = 0.35  # share of a digit's pixels that later things may cover, all together
+_MIN_INSIDE = 0.75  # share of a digit's pixels that has to lie inside the image
+_INK_ALPHA = 0.25  # a pixel belongs to a drawn thing if the stencil's opacity is at least this
 _MIN_CONTRAST = 60.0  # between ink and local background, in grey levels of 255
 _PLACE_ATTEMPTS = 12
-_VAL_SHARE = 0.2  # of the handwriting samples, per class
+_VAL_SHARE = 0.2  # share of each class's handwriting samples that is for val
 _JPEG_QUALITY = 92
 # A stencil is a digit of 8x8 cells with an empty border, in _CELL_PIXELS^2 pixels a cell. Turned and sheared within the
 # limits above, a digit stays within _CUT_CELLS x _CUT_CELLS cells.
@@ -202,7 +202,7 @@ def _checked(folder: Path) -> Path:
 
 
 def _umask() -> int:
-    # There is no way to read it without setting it.
+    # The system has no call that reads the mask without setting it.
     mask = os.umask(0o022)
     os.umask(mask)
     return mask
@@ -347,8 +347,8 @@ def _start_helper(
 ) -> subprocess.Popen[str]:
     """A process that draws a share of a split and prints its digits (see the end of this file).
 
-    Not multiprocessing: its children import the caller's main script again, with all that it does where it has no
-    guard, or are forked with TensorFlow's threads running. Threads gain nothing, as most steps hold Python's lock.
+    multiprocessing will not do: its children either import the caller's main script again, and run it if it has no
+    guard, or are forked while TensorFlow's threads run. Threads gain nothing, as most steps hold Python's lock.
     """
     numbers = (seed, *size, share.start, share.stop, share.step)
     command = [sys.executable, "-m", __name__, str(images_dir), split, repr(density), *map(str, numbers)]
@@ -365,7 +365,7 @@ def _start_helper(
 
 
 def _help(images_dir: str, split: str, density: str, *numbers: str) -> None:
-    """What a helper process does."""
+    """The main function of a helper process: draws its share and prints the digits."""
     seed, width, height, start, stop, step = map(int, numbers)
     size = (width, height)
     source = _load_sources(seed, size)[_SPLITS.index(split)]
@@ -438,12 +438,12 @@ def _cut(stencil: Image.Image, rng: np.random.Generator, height: float) -> np.nd
     middle, centre = side / 2, _STENCIL_SIDE / 2
     matrix = (a, b, centre - (a + b) * middle, d, e, centre - (d + e) * middle)
     turned = np.asarray(stencil.transform((side, side), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR))
-    # A ramp about the threshold: as steep as keeps an edge smooth where the stencil is enlarged.
+    # A ramp about the threshold, narrower where the stencil is enlarged more: large digits get no blurred edges.
     threshold, width = rng.uniform(95.0, 150.0), min(60.0, 90.0 * step)
     levels = (np.arange(256, dtype=np.float32) - np.float32(threshold)) * np.float32(1.0 / width) + np.float32(0.5)
     alpha = np.minimum(np.maximum(levels, 0.0), 1.0)[turned]
     if fold == 2:
-        # As sums of slices: numpy's mean over two short axes takes ten times as long.
+        # A sum of slices, because numpy's mean over two short axes takes ten times as long.
         alpha = 0.25 * (alpha[::2, ::2] + alpha[1::2, ::2] + alpha[::2, 1::2] + alpha[1::2, 1::2])
     return _trimmed(alpha)
 
@@ -493,8 +493,8 @@ class _Canvas:
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
         self.owner: np.ndarray = np.zeros(pixels.shape[:2], np.int16)
-        self.inked = [0]  # pixels of digit i at i, where 0 stands for "no digit"
-        self.lost = [0]  # of these, how many something covers
+        self.inked = [0]  # inked[i]: number of pixels of digit i; 0 stands for "no digit"
+        self.lost = [0]  # lost[i]: how many of these are covered
 
     def stamp(
         self,

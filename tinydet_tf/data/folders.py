@@ -1,11 +1,11 @@
-"""Images sorted into a folder a class: which there are, and batches of them for an image classifier.
+"""Data sets with one folder of images for each class: lists them and makes batches for an image classifier.
 
 Shape letters: B images of a batch, S the input's side, C classes.
 
 Two layouts: ROOT/CLASS/IMAGE, of which a share of each class becomes the validation split, and
-ROOT/{train,val}/CLASS/IMAGE. Pixels are decoded and stretched as the detector's are (tinydet_lite.preprocess): what is
-learnt here is learnt on the pixels that the detector sees. Keras's image_dataset_from_directory decodes with
-TensorFlow, which knows no EXIF orientation, and resizes without antialiasing.
+ROOT/{train,val}/CLASS/IMAGE. Pixels are decoded and stretched as the detector's are (tinydet_lite.preprocess), so that
+the backbone learns from the same pixels that the detector sees. Keras's image_dataset_from_directory would decode with
+TensorFlow, which ignores EXIF orientation, and resize without antialiasing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 TRAIN, VAL = "train", "val"
 DEFAULT_VAL_FRACTION = 0.1
 
-#: A training image shows so much of its area at least, at a ratio of sides up to this.
+#: The least share of an image's area that a training window shows, and how far it may change the ratio of the sides.
 MIN_AREA, MAX_RATIO = 0.25, 4 / 3
 
 
@@ -58,8 +58,9 @@ def read_class_folders(root: Path, *, val_fraction: float | None = None, seed: i
 
     Args:
       root: in one of the two layouts.
-      val_fraction: of each class's images, for validation; None: DEFAULT_VAL_FRACTION. Only where there is no val/.
-      seed: of the choice.
+      val_fraction: share of each class's images that is for validation; None: DEFAULT_VAL_FRACTION. Used only where
+        there is no val/.
+      seed: decides which images.
 
     Returns:
       Classes by the names of their folders, sorted; hidden files and those of other kinds are passed over.
@@ -158,7 +159,7 @@ def class_batches(
     loader = _Loader(images, input_size, training=training)
 
     def load(sample: Sample) -> Sample:
-        # Called stateless, or tf.data would make the map sequential where it promises an order.
+        # stateful=False: otherwise tf.data would run this map on one thread to keep the order.
         image, label = tf.numpy_function(
             loader.load, [sample["index"], sample["seed"]], (tf.uint8, tf.int64), stateful=False
         )
@@ -177,10 +178,10 @@ def class_batches(
 
 
 def random_window(width: int, height: int, generator: np.random.Generator) -> np.ndarray:
-    """A part of an image to train on: float32 [4] corners in its pixels, x2 and y2 exclusive.
+    """A random part of an image to train on: float32 [4] corners in the image's pixels, x2 and y2 exclusive.
 
     Its share of the area is uniform in MIN_AREA..1 and its ratio of sides over the image's log-uniform up to MAX_RATIO,
-    both cut where the window would pass the border.
+    and neither side is longer than the image's.
     """
     area = generator.uniform(MIN_AREA, 1.0)
     ratio = math.exp(generator.uniform(-1.0, 1.0) * math.log(MAX_RATIO))
@@ -191,7 +192,7 @@ def random_window(width: int, height: int, generator: np.random.Generator) -> np
 
 
 class _Loader:
-    """From an index to the network's input and its class."""
+    """Loads an image by its index: the network's input and the class."""
 
     def __init__(self, images: ClassifiedImages, size: int, *, training: bool) -> None:
         self._images, self._size, self._training = images, size, training

@@ -1,7 +1,7 @@
-"""What every reader of a foreign format gives: images with labelled boxes, by split.
+"""The common result of the VOC and YOLO readers: images with labelled boxes, by split.
 
-Boxes are continuous corners x1, y1, x2, y2 in pixels of the image as it decodes, as the annotations have them: what
-lies outside of the image is load_coco's to clip and count.
+Boxes are continuous corners x1, y1, x2, y2 in pixels of the decoded image. They are those of the annotations: load_coco
+later clips and counts boxes that reach outside of the image.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tinydet_lite.metadata import is_label
 #: The split of a folder that has no splits.
 ALL = "all"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-#: More is a damaged file rather than a data set; LVIS has 1,203.
+#: A file with more classes is taken for damaged; LVIS, a large set, has 1,203.
 MAX_CLASSES = 10_000
 
-#: For values in messages: a malformed one may be of any length and depth.
+#: Shortens values in messages: a malformed value may have any length and depth.
 shown = reprlib.Repr()
 shown.maxstring = shown.maxlong = shown.maxother = 80
 
@@ -49,8 +49,8 @@ class LabelledImage:
 class LabelledFolder(Protocol):
     """A data set in a format of its own.
 
-    splits: "train" and "val", one of them, or ALL alone; class_names: of all splits together; first_category_id: of
-    class 0, the others follow.
+    splits: "train" and "val", one of them, or ALL alone; class_names: the classes of all splits together;
+    first_category_id: the category id of class 0; the other classes have the ids after it.
     """
 
     splits: tuple[str, ...]
@@ -62,7 +62,7 @@ class LabelledFolder(Protocol):
 
 
 def check_class_names(source: Path, names: Sequence[str]) -> None:
-    """Refuses names that the labels of an exported model could not hold, while the file they come from is known.
+    """Refuses class names that could not be labels of an exported model, and names the file that they come from.
 
     Raises:
         UserError: there is none, there are too many, one is no label (`is_label`), or two are the same.

@@ -3,8 +3,7 @@
 Shape letters: B images of a batch, S the input's side, H and W a source image's sides, n and k boxes and crowd boxes of
 one image, G and K the same padded to the data set's largest numbers.
 
-A sample is a dict that the stages hand on, each stage a function from sample to sample that works eagerly and inside
-tf.data alike:
+A sample is a dict. Each stage is a function from sample to sample, which works eagerly and inside tf.data alike:
 
     image        uint8 [H, W, 3] RGB, from the resize on [S, S, 3]
     boxes        float32 [n, 4] inclusive pixels x1, y1, x2, y2 of `image`
@@ -12,12 +11,13 @@ tf.data alike:
     crowd_boxes  float32 [k, 4] inclusive pixels
     image_id     int64 []
     seed         int32 [2], of this image in this epoch; a stage folds in a constant of its own
-    window       float32 [4], before the resize: what part of `image` becomes the input (augment.py); may pass borders
+    window       float32 [4], before the resize: the part of `image` that becomes the input (augment.py); it may reach
+                 outside of the image
     content      int32 [4], from the resize to the flip: where the image lies in the input, x2 and y2 exclusive
 
-Order: load, mosaic, expand, crop, resize, photometric distortion, pasted copies, flip, pad. Box arithmetic is
-mmdetection 1.x's: boxes become inclusive at the source's resolution, are moved into the window, scaled by S over its
-sides, then clipped to 0..S-1.
+Order: load, mosaic, expand, crop, resize, photometric distortion, pasted copies, flip, pad. Boxes are
+handled as in mmdetection 1.x: they become inclusive at the source's resolution, are moved into the window, scaled by S
+over the window's sides, then clipped to 0..S-1.
 """
 
 from __future__ import annotations
@@ -81,18 +81,18 @@ def build_pipeline(
         training: see above. Also drops the last, smaller batch, so that all shapes are static.
         seed: at least 0.
         horizontal_flip: mirror half of the training images.
-        augmentation: of training: "none", or "ssd" (augment.py).
+        augmentation: "none" or "ssd" (augment.py); for training only.
         mosaic: the share of training images that become four images in one (small_objects.py).
-        copy_paste: so many copies of small objects, at most, are pasted into a training image (small_objects.py).
+        copy_paste: how many copies of small objects may be pasted into a training image (small_objects.py).
         max_boxes: G; None: the largest number of boxes of an image. Where an image has more, the first ones in the
             file's order are kept, and a warning says how many boxes that drops.
         drop_remainder: None: as `training`.
-        num_parallel_calls: of the decoding and of the rest.
+        num_parallel_calls: how many samples are made at a time.
         cache: keep decoded and resized images in memory, S*S*3 bytes each, from their first use on. For small sets;
             what augments an image then works on the resized one, at its resolution.
-        part: (index, count): the index-th of count equal parts of each batch, which is all that is loaded. B is still
-            the whole batch's; the dataset's batches are B / count.
-        first_epoch: what the first iteration counts as; a resumed run gives the number of finished epochs.
+        part: (index, count): load only the index-th of count equal parts of each batch. batch_size stays that of the
+            whole batch; the batches of the dataset have B / count images.
+        first_epoch: number of the first iteration's epoch; a resumed run gives the number of finished epochs.
 
     Returns:
         A dataset of dicts: images uint8 [B, S, S, 3]; gt_boxes float32 [B, G, 4], inclusive pixels, and gt_classes
@@ -158,7 +158,7 @@ def make_stages(
     max_boxes: int | None = None,
     cache: bool = False,
 ) -> dict[str, Stage]:
-    """Name -> stage, in their order, for the arguments of `build_pipeline`."""
+    """The stages by name, in the order they run; the arguments are those of `build_pipeline`."""
     box_rows, crowd_rows = _padded_sizes(dataset, max_boxes)
     loader = _Loader(dataset, skip_broken=training, cached_size=input_size if cache else None)
     stages: dict[str, Stage] = {"load": loader.load}
@@ -181,7 +181,7 @@ def make_stages(
 
 
 def make_samples(rows: tf.data.Dataset, stages: Sequence[Stage], num_parallel_calls: int) -> tf.data.Dataset:
-    """Samples one by one, behind any number of the first stages. rows: int64 [3], see `image_rows`."""
+    """A dataset of single samples after the given stages (the first so many of all). rows: see `image_rows`."""
 
     def prepare(row: tf.Tensor) -> Sample:  # row int64 [3]
         sample: Sample = {"index": row[0], "seed": tf.cast(row[1:], tf.int32)}
@@ -194,7 +194,7 @@ def make_samples(rows: tf.data.Dataset, stages: Sequence[Stage], num_parallel_ca
 
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turns what tf.data makes of a UserError into one again, see `line_of_user_error`."""
+    """Raises a UserError again where tf.data has turned one into an error of its own, see `line_of_user_error`."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -205,7 +205,7 @@ def one_line() -> Iterator[None]:
 
 
 def line_of_user_error(error: BaseException) -> str | None:
-    """The message of a UserError that a stage raised: tf.data passes its text on, no more. None: it was none."""
+    """The message of the UserError that a stage raised, from the text that tf.data keeps of it; None: no UserError."""
     _, found, text = str(error).partition("UserError: ")
     return text.splitlines()[0] if found else None
 
@@ -213,8 +213,8 @@ def line_of_user_error(error: BaseException) -> str | None:
 def resize(sample: Sample, size: int) -> Sample:
     """Stretch the window, or without one the image, to size x size, without keeping its aspect.
 
-    A whole image gives the pixels that the edge sees (tinydet_lite.preprocess). What a window has outside of the image
-    is filled with the mean.
+    A whole image becomes the same pixels as in `tinydet_lite.preprocess`. Parts of a window outside of the image are
+    filled with the mean.
     """
     sample = dict(sample if "window" in sample else whole_window(sample))
     window = sample.pop("window")
@@ -240,16 +240,17 @@ def render(pixels: np.ndarray, window: np.ndarray, size: int) -> tuple[np.ndarra
 
     Args:
         pixels: uint8 [H, W, 3].
-        window: float32 [4], corners in the image's pixels, x2 and y2 exclusive; may pass its borders.
+        window: float32 [4], corners in the image's pixels, x2 and y2 exclusive; it may reach outside of the image.
         size: S.
 
     Returns:
-        uint8 [S, S, 3], the mean where the window shows no image, and int32 [4], where it does.
+        uint8 [S, S, 3], filled with the mean where the window shows no image; and int32 [4], the corners of the part
+        that shows the image, x2 and y2 exclusive.
     """
     height, width = pixels.shape[:2]
     origin, sides = window[:2].astype(np.float64), (window[2:] - window[:2]).astype(np.float64)
     scale = size / sides
-    # Whole pixels of the input that show the image, and exactly what they show.
+    # The whole pixels of the input that show the image, then the exact part of the image that they show.
     low = np.clip(np.ceil((0.0 - origin) * scale - 1e-6), 0, size - 1)
     high = np.clip(np.floor((np.array([width, height]) - origin) * scale + 1e-6), low + 1, size)
     box = np.concatenate([low / scale + origin, high / scale + origin])
@@ -277,7 +278,7 @@ def _resize_arrays(
 
 
 def flip_half(sample: Sample) -> Sample:
-    """Mirror one sample in two, by its seed."""
+    """Mirror half of the samples; the seed decides which."""
     seed = tf.random.experimental.stateless_fold_in(sample["seed"], _FLIP_SEED)
     mirrored = tf.random.stateless_uniform([], seed) < 0.5
     changed = {key: sample[key] for key in ("image", "boxes", "crowd_boxes")}
@@ -325,8 +326,8 @@ def load_arrays(image: CocoImage) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     """Decode one image: pixels uint8 [H, W, 3], inclusive boxes [n, 4], classes [n], inclusive crowd boxes [k, 4].
 
     Raises:
-        UserError: it does not decode, or not to the size that its boxes refer to. The latter is not guessed at: after a
-            rotation that the json does not know of, every box would be wrong.
+        UserError: it does not decode, or has another size than the json says. Boxes are not adapted to the other size:
+            after a rotation that the json does not know of, every box would be wrong.
     """
     pixels = as_rgb_array(image.path)
     height, width = pixels.shape[:2]
@@ -346,7 +347,7 @@ def load_arrays(image: CocoImage) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
 
 
 def image_rows(num_images: int, seed: int, first_epoch: int, *, shuffle: bool) -> tf.data.Dataset:
-    """int64 [3] an image: its index and the two halves of its seed in this epoch."""
+    """A dataset with one row int64 [3] for each image: its index and the two halves of its seed in this epoch."""
     epochs: Iterator[int] = itertools.count(first_epoch)
 
     def epoch_rows(_: Any) -> np.ndarray:
@@ -356,7 +357,7 @@ def image_rows(num_images: int, seed: int, first_epoch: int, *, shuffle: bool) -
         return np.column_stack([order, seeds]).astype(np.int64)
 
     def flat(start: tf.Tensor) -> tf.data.Dataset:
-        # All of an epoch in one call of Python. tf.data's own shuffle keeps a state that a resumed run cannot set.
+        # One call of Python makes a whole epoch. tf.data's own shuffle has a state that a resumed run cannot set.
         rows = tf.numpy_function(epoch_rows, [start], tf.int64)
         return tf.data.Dataset.from_tensor_slices(tf.ensure_shape(rows, [num_images, 3]))
 
@@ -365,7 +366,7 @@ def image_rows(num_images: int, seed: int, first_epoch: int, *, shuffle: bool) -
 
 
 def _padded_sizes(dataset: CocoDataset, max_boxes: int | None) -> tuple[int, int]:
-    """(G, K), and a warning where max_boxes drops boxes."""
+    """(G, K); warns if max_boxes drops boxes."""
     crowds = [int(image.is_crowd.sum()) for image in dataset.images]
     counts = [len(image.boxes) - crowd for image, crowd in zip(dataset.images, crowds, strict=True)]
     if max_boxes is not None:
@@ -383,10 +384,10 @@ def _padded_sizes(dataset: CocoDataset, max_boxes: int | None) -> tuple[int, int
 
 
 class _Loader:
-    """The first stage: from an index to a sample.
+    """The first stage: makes a sample from an index.
 
     skip_broken: the next image takes the place of one that does not decode (skipping.py).
-    cached_size: keep the images, resized to it, in memory; then the stage gives resized samples.
+    cached_size: side in pixels; the loader then keeps images of this size in memory and gives resized samples.
     """
 
     def __init__(self, dataset: CocoDataset, *, skip_broken: bool, cached_size: int | None) -> None:
@@ -399,7 +400,7 @@ class _Loader:
     def load(self, sample: Sample) -> Sample:
         """Add image, boxes, classes, crowd_boxes and image_id to a sample that has index and seed."""
         dtypes = (tf.uint8, tf.float32, tf.int32, tf.float32, tf.int64)
-        # Called stateless, or tf.data would make the map sequential where it promises an order.
+        # stateful=False: otherwise tf.data would run this map on one thread to keep the order.
         image, boxes, classes, crowd_boxes, image_id = tf.numpy_function(
             self.arrays, [sample["index"]], dtypes, stateful=False
         )
@@ -425,7 +426,7 @@ class _Loader:
         image_id = np.array(image.id, np.int64)
         if self._cached_size is None:
             return pixels, boxes, classes, crowd_boxes, image_id
-        # What the resize stage would do; done again there, it changes nothing.
+        # The same as the resize stage does; that stage then changes nothing.
         pixels, boxes, crowd_boxes = _resize_arrays(pixels, boxes, crowd_boxes, self._cached_size)
         kept = (pixels, boxes, classes, crowd_boxes, image_id)
         self._cache[index] = kept

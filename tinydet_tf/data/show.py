@@ -1,4 +1,4 @@
-"""A batch as people look at it: its images in a grid, with their boxes."""
+"""Draws a training batch for people: its images in a grid, with their boxes."""
 
 from __future__ import annotations
 

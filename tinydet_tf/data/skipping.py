@@ -1,4 +1,4 @@
-"""Training goes on where an image does not decode: the next one that does takes its place."""
+"""Lets training go on when an image does not decode: the next image that decodes takes its place."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Item = TypeVar("Item")
 
 
 class SkipBroken(Generic[Item]):
-    """From an index to what `load` makes of it, or of the next index that it can load; may be called from threads.
+    """A function from an index to `load(index)`, or to that of the next index that loads; safe to call from threads.
 
     Each index that cannot be loaded is named in a warning, once.
 
     Args:
         load: raises UserError where an image does not decode.
-        count: of indices; behind the last comes the first.
-        what: is indexed, for the message where nothing can be loaded.
-        skip: False: the error is raised instead.
+        count: number of indices; after the last one the search goes on at the first.
+        what: name of the indexed things, for the message if none can be loaded.
+        skip: if False, an index that cannot be loaded raises its error.
     """
 
     def __init__(self, load: Callable[[int], Item], count: int, what: str, *, skip: bool) -> None:

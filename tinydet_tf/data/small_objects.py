@@ -20,9 +20,9 @@ Arrays = tuple[np.ndarray, ...]
 
 #: A mosaic's seam lies in the middle half of the canvas.
 SEAM = (0.25, 0.75)
-#: What counts as small: COCO's 32 x 32, in pixels of the input; and no copies of boxes below 2 pixels.
+#: Objects below 32 x 32 pixels of the input are small (COCO's limit). Boxes with a side below 2 pixels are not copied.
 SMALL_SIDE, LEAST_SIDE = 32.0, 2.0
-#: Places tried for a copy; one that touches a box, with so many pixels around it, is no place.
+#: How many places are tried for a copy, and the pixels that it keeps from every box.
 PLACES, MARGIN = 20, 2.0
 
 # Folded into a sample's seed; augment.py uses numbers up to 18.
@@ -32,7 +32,7 @@ _MOSAIC_SEED, _PASTE_SEED = 32, 33
 def mosaic_of(
     sample: Sample, load: Callable[[np.ndarray | int], Arrays], num_images: int, size: int, share: float
 ) -> Sample:
-    """With the probability `share`, put the image and three others into the quarters of one of 2S x 2S pixels.
+    """With the probability `share`, put the image and three others into the quarters of a canvas of 2S x 2S pixels.
 
     Each quarter is filled with its whole image, stretched: an object becomes as large as it would be at the input's
     resolution, or smaller, and what follows (crop, resize) chooses what is seen of it.
@@ -92,7 +92,7 @@ def tile(images: list[Arrays], size: int, rng: np.random.Generator) -> Arrays:
 
 
 def paste_copies(sample: Sample, most: int) -> Sample:
-    """Paste up to `most` copies of the image's small objects where nothing is.
+    """Paste up to `most` copies of the image's small objects at places without an object.
 
     `image` is uint8 [S, S, 3]; copies stay inside of `content`, the part that is no filling.
     """

@@ -2,8 +2,8 @@
 
 VOC counts pixels from 1 and includes the last one, so that xmin..xmax covers the continuous corners xmin - 1 .. xmax.
 
-No library: those that read VOC (datumaro, fiftyone, supervision, pylabel, globox) bring OpenCV, pandas or a database
-along for what the standard library's XML parser does here.
+No library is used: those that read VOC (datumaro, fiftyone, supervision, pylabel, globox) need OpenCV, pandas or a
+database, and the standard library's XML parser is enough.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tinydet_tf.data.labelled import (
 _LOG = logging.getLogger(__name__)
 
 _ANNOTATIONS, _IMAGES, _LISTS = "Annotations", "JPEGImages", Path("ImageSets") / "Main"
-#: The lists that may be a split, the best first. VOC2007 and 2012 have train and val; a set may have trainval and test.
+#: The lists that may be a split, the best first. VOC2007 and 2012 have train and val; others have trainval and test.
 _LISTS_OF = {"train": ("train", "trainval"), "val": ("val", "test")}
 _MAX_SIDE = 2**31 - 1
 
@@ -44,7 +44,7 @@ class _Object:
 
 @dataclasses.dataclass(frozen=True)
 class _Annotation:
-    """One xml. size: None where it does not say."""
+    """The content of one xml. size: None where the file does not say it."""
 
     file_name: str
     size: tuple[int, int] | None
@@ -52,7 +52,7 @@ class _Annotation:
 
 
 def voc_root(directory: Path) -> Path | None:
-    """The folder with Annotations/ and JPEGImages/: `directory`, or the one VOC* in it (VOCdevkit); None: no VOC.
+    """The folder with Annotations/ and JPEGImages/: `directory` or the one VOC* in it (VOCdevkit); None: there is none.
 
     Raises:
         UserError: there are several VOC* in it.
@@ -156,7 +156,7 @@ class VocFolder:
         return list(names)
 
     def _image_path(self, stem: str, annotation: _Annotation) -> Path:
-        """The image of the xml's own name; <filename>, which many tools leave behind when files move, comes second."""
+        """The image with the xml's own name, else that of <filename>, which many tools do not update on a move."""
         folder = self._root / _IMAGES
         found = self._images.get(stem, [])
         if len(found) != 1:
@@ -176,8 +176,7 @@ class _DocumentTypeError(Exception):
 
 
 class _NoDocumentType(ElementTree.TreeBuilder):
-    """An annotation needs no DOCTYPE, and with it go entities: those that expand without end and those that read
-    files."""
+    """Refuses a DOCTYPE: no annotation needs one, and its entities could expand without end or read files."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise _DocumentTypeError
@@ -190,7 +189,7 @@ def _read_xml(path: Path) -> _Annotation:
         raise UserError(f"{path} has a DOCTYPE, which an annotation does not need; remove it") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {os_reason(error)}") from error
-    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two of an odd encoding
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # an odd encoding raises the latter two
         raise UserError(f"{path} is damaged ({error}); expected an annotation in Pascal VOC's XML") from error
     if root.tag != "annotation":
         raise UserError(f"{path} holds <{root.tag[:80]}>; expected an <annotation> in Pascal VOC's XML")
@@ -199,7 +198,7 @@ def _read_xml(path: Path) -> _Annotation:
 
 
 def _size(path: Path, root: ElementTree.Element) -> tuple[int, int] | None:
-    """None where there is none, and where it is 0, as tools write that do not look at the image."""
+    """The size that the xml says; None where it says none, or 0, as tools write that never open the image."""
     texts = [(root.findtext(f"size/{key}") or "").strip() for key in ("width", "height")]
     if any(text in ("", "0") for text in texts):
         return None

@@ -2,8 +2,8 @@
 
 Coordinates are fractions of the image's sides. A line of a polygon, `class x1 y1 x2 y2 x3 y3 ...`, stands for its box.
 
-No library: those that read YOLO (datumaro, fiftyone, supervision, pylabel, globox) bring OpenCV, pandas or a database
-along for what is split and float here.
+No library is used: those that read YOLO (datumaro, fiftyone, supervision, pylabel, globox) need OpenCV, pandas or a
+database, and str.split and float are enough.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ _LOG = logging.getLogger(__name__)
 _YAML_SUFFIXES = (".yaml", ".yml")
 _YAML_STEMS = ("data", "dataset")
 _YAML_KEYS = {"names", "nc", "train", "val"}
-#: What a split is called in data.yaml and as a folder, the best first; Roboflow writes valid.
+#: Names of a split in data.yaml and of its folder, the best first; Roboflow writes valid.
 _NAMES_OF = {"train": ("train",), "val": ("val", "valid", "test")}
-#: Annotators and tools pass the border by a rounding error; pixels are further away.
+#: How far a fraction may be outside of 0..1: rounding errors are smaller than this, coordinates in pixels larger.
 _TOLERANCE = 0.01
 
 
 class _Label(NamedTuple):
-    """Corners as fractions of the image's sides. line: where it stands in its file, from 1."""
+    """One object's corners, as fractions of the image's sides. line: its line in the label file, from 1."""
 
     line: int
     class_index: int
@@ -54,14 +54,16 @@ class _Label(NamedTuple):
 
 
 def yolo_source(path: Path) -> Path | None:
-    """What YoloFolder reads: a data.yaml (`path` itself or one in it), else `path` with images and labels; None: no
-    YOLO."""
+    """What `YoloFolder` is to read: a data.yaml (`path` itself or one in it), else `path` if it has images and labels.
+
+    None: nothing of YOLO is there.
+    """
     if path.is_file():
         return path if path.suffix.lower() in _YAML_SUFFIXES else None
     for stem in (*_YAML_STEMS, Path(os.path.abspath(path)).name):
         for suffix in _YAML_SUFFIXES:
             candidate = path / f"{stem}{suffix}"
-            # Other tools name their files so, too: a folder's own data.yaml counts where it speaks of classes.
+            # Other tools use these file names too: a file counts only if it has one of the keys of a YOLO data set.
             if candidate.is_file() and _YAML_KEYS & _read_yaml(candidate).keys():
                 return candidate
     return path if _layout(path) else None
@@ -158,12 +160,12 @@ class YoloFolder:
         base = self._root / path
         if os.path.exists(base):
             return base
-        # Written for the machine where the data was made, or for Ultralytics' own data folder.
+        # The path is that of the machine where the data was made, or is relative to Ultralytics' own data folder.
         _LOG.info("%s: there is no path %s; its own folder is taken", self._source, base)
         return self._root
 
     def _resolved(self, name: str, entry: str) -> str:
-        # Roboflow's ../train/images means the folder of data.yaml, as Ultralytics reads it.
+        # Roboflow writes ../train/images and means train/images beside data.yaml; Ultralytics reads it so too.
         for value in (entry, entry.removeprefix("../")):
             path = self._base / value
             if os.path.exists(path):
@@ -214,7 +216,7 @@ class YoloFolder:
         return label_path.name in self._listings[folder]
 
     def _labels(self, label_path: Path) -> list[_Label]:
-        """None where there is no such file."""
+        """The objects of a label file; none where there is no such file."""
         return _read_labels(label_path) if self._is_there(label_path) else []
 
     def _class_names(self, settings: dict[Any, Any]) -> tuple[str, ...]:
@@ -297,7 +299,8 @@ def _named_classes(source: Path, names: Any) -> list[str]:
     if not isinstance(names, list) or not names:
         raise UserError(f"{source}: names is {shown.repr(names)}; expected a list or a dictionary of classes")
     for index, name in enumerate(names):
-        # An unquoted 7 is a number to YAML, and a name all the same; an unquoted yes is no longer what was written.
+        # YAML makes a number of an unquoted 7, which still is the name that was written. Of an unquoted yes it makes
+        # True, and what was written is lost.
         if type(name) not in (str, int):
             raise UserError(f"{source}: names[{index}] is {shown.repr(name)}; expected a name, in quotes")
     return [str(name) for name in names]

@@ -1,1 +1,1 @@
-"""Keras layers of which TinyDet is made."""
+"""The Keras layers that TinyDet is made of."""

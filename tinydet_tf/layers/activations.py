@@ -1,6 +1,6 @@
-"""h-swish and hard sigmoid as MobileNetV3 defines them, with relu6 in the open.
+"""h-swish and hard sigmoid as MobileNetV3 defines them, written with relu6.
 
-Written out instead of keras.activations so that the export and quantization-aware training can see the relu6.
+keras.activations would hide the relu6, which the export and quantization-aware training need to see.
 """
 
 from __future__ import annotations

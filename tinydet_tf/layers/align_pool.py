@@ -11,8 +11,8 @@ import tf_keras as keras
 class AlignPool(keras.layers.AveragePooling2D):
     """[B, H, W, C] -> [B, H-1, W-1, C]: 2x2 average, stride 1, no padding.
 
-    An even side becomes odd, so that the strided convolution behind it is symmetric: each one without it moves the
-    features by half an input pixel, and the moves add up to 31.5 pixels at stride 64.
+    An even side becomes odd, so that the strided convolution behind it is symmetric. A strided convolution without this
+    pool moves the features by half a pixel of its input; the moves add up to 31.5 pixels at stride 64.
     """
 
     def __init__(self, **kwargs: Any) -> None:

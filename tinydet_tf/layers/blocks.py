@@ -1,4 +1,4 @@
-"""What backbone, TinyFPN and TinyRPN are put together from: conv + BN, squeeze-and-excite, inverted residual, SCConv.
+"""The parts of backbone, TinyFPN and TinyRPN: conv + BN, squeeze-and-excite, inverted residual, SCConv.
 
 Functions that add plain Keras layers to a functional graph (instead of nested layers), because quantization-aware
 training annotates plain layers only. Every layer is named after its place: weights are stored under these names.
@@ -18,7 +18,7 @@ from tinydet_tf.layers.activations import HardSigmoid, HardSwish
 from tinydet_tf.layers.align_pool import AlignPool
 from tinydet_tf.layers.grouped_conv import GroupedConv2D
 
-#: PyTorch's momentum 0.1, which Keras counts from the other end.
+#: PyTorch's momentum of 0.1: Keras names the share that is kept, PyTorch the share that is replaced.
 BN_MOMENTUM = 0.9
 
 PUBLISHED = Dialect()
@@ -29,7 +29,7 @@ class BatchNorm:
     """How batch normalization is built.
 
     `synchronized` averages over the replicas of a distribution strategy, as the paper trains (section 4.1). It is off
-    on a single device, where the fused kernel is faster and the statistics are the same but for N/(N-1).
+    on a single device: the fused kernel is faster there, and only its moving variance differs, by N/(N-1).
     """
 
     synchronized: bool = False
@@ -43,12 +43,16 @@ class BatchNorm:
 
 
 def kaiming() -> Any:
-    """Kaiming normal over the fan-out, as MobileNets are initialized; a new one a layer, or all would start equal."""
+    """Kaiming normal over the fan-out, as MobileNets are initialized. Each layer needs a new one: layers that share an
+    initializer would start with equal weights."""
     return keras.initializers.VarianceScaling(2.0, mode="fan_out", distribution="untruncated_normal")
 
 
 def keep_variance(gain: float = 1.0) -> Any:
-    """For convs without normalization behind them (FPN, RPN, R-CNN): the output varies as much as the input.
+    """Initializer for convs that no normalization follows (FPN, RPN, R-CNN): output and input have equal variance.
+
+    Args:
+      gain: variance of the output over that of the input.
 
     The usual Xavier initialization counts all 245 output channels of a depthwise or grouped kernel: each SCConv would
     then shrink its input fifty times, and two in a row leave the RPN nothing to learn from.
@@ -84,7 +88,10 @@ def depthwise(
 
 
 def _pad(x: Any, kernel: int, stride: int, name: str, dialect: Dialect) -> tuple[Any, str]:
-    """kernel // 2 on every side, or, see `Dialect.pads_before`, one less on top and left of an even side."""
+    """Zero-pads for a strided convolution: x and the Keras padding to convolve it with.
+
+    kernel // 2 on every side; where `Dialect.pads_before` is off, one less on top and left of an even side.
+    """
     if stride == 1:
         return x, "same"
     after = kernel // 2
@@ -94,10 +101,13 @@ def _pad(x: Any, kernel: int, stride: int, name: str, dialect: Dialect) -> tuple
 
 
 def squeeze_excite(x: Any, name: str, dialect: Dialect = PUBLISHED) -> Any:
-    """Channel gates from the global mean: 1x1 to C // 4, ReLU, 1x1 to C, hard sigmoid. No bias (REFERENCE)."""
+    """Channel gates from the global mean: 1x1 to C // 4, ReLU, 1x1 to C, hard sigmoid.
+
+    The published network has no bias here (docs/reference.md, "Backbone"); a dialect may.
+    """
     channels, bias, multiple = x.shape[-1], dialect.squeeze_bias, dialect.squeeze_multiple
     narrow = max(multiple, (channels // 4 + multiple // 2) // multiple * multiple)
-    if narrow < 0.9 * (channels // 4):  # as MobileNets round: never by more than a tenth
+    if narrow < 0.9 * (channels // 4):  # as MobileNets do: rounding takes away a tenth at most
         narrow += multiple
     gate = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_mean")(x)
     gate = conv2d(gate, narrow, f"{name}_reduce", bias=bias, kernel_initializer=kaiming())
@@ -122,7 +132,7 @@ def inverted_residual(
     Args:
       expand: False in the first block, which has no expansion conv.
       align: put the 2x2 average pool before the strided depthwise conv.
-      dialect: of the backbone.
+      dialect: how the backbone's family builds its layers.
     """
     y = x
     if expand:
@@ -150,7 +160,7 @@ def inverted_residual(
 
 
 def pyramid_conv(x: Any, channels: int, groups: int, name: str, *, kind: str, gain: float = 1.0) -> Any:
-    """What FPN and RPN convolve a level with.
+    """The convolution that FPN and RPN apply to a level.
 
     Args:
       kind: 'scconv', sparsely connected (section 3.2.2): depthwise 3x3 and grouped pointwise, both with bias; or

@@ -42,8 +42,8 @@ def has_grouped_gradient(dtype: str = "float32") -> bool:
             return False
         return True
 
-    # A thread of its own starts outside of whatever graph is being built here. (In tf.init_scope() the same function
-    # succeeds where it later fails.)
+    # A new thread is outside of any graph that the caller is building. (tf.init_scope() will not do: the trial succeeds
+    # there on machines where training then fails.)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(attempt).result()
 
@@ -54,7 +54,7 @@ def grouped_pointwise(x: tf.Tensor, kernel: tf.Tensor, *, groups: int, native: b
     Args:
       x: [B, H, W, C].
       kernel: [1, 1, C / groups, O]; output channels o of group g are g * O/groups ... (g+1) * O/groups - 1.
-      native: by tf.nn.conv2d, else by a batched matmul (same result but for rounding).
+      native: use tf.nn.conv2d; False uses a batched matmul (the same result but for rounding).
 
     Returns:
       [B, H, W, O].

@@ -4,7 +4,7 @@ R rois, L pooled levels (finest first), G = 7 bins a side, D = 5 output channels
 channels, and output channel d of bin (i, j) reads input channel (d*G + i)*G + j. Each bin takes 2x2 bilinear samples
 and keeps their maximum (the published op) or their mean. Coordinates are divided by the stride without a half-pixel
 shift; a side is at least 0.1 cells; a sample outside [-1, size] is 0, one in between is clamped to the map
-(REFERENCE.md, "R-CNN"). The plain numpy reference that holds both is tests/references.py.
+(docs/reference.md, "R-CNN"). The tests compare both forms with the plain numpy one in tests/references.py.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import tensorflow as tf
 
 BINS = 7
 MIN_SIDE = 0.1
-#: Past this a box coordinate of crop_and_resize is surely outside the map, where it fills with zero.
+#: A normalized coordinate that is surely outside the map, where crop_and_resize fills with zero.
 _FAR = 4.0
-#: For y1, x1, y2, x2 of each bin the column among y1 of all rows, x1 of all columns, y2 ..., x2 ...
+#: Where y1, x1, y2, x2 of each bin stand in a row of 28 numbers: y1 of the 7 rows of bins, x1 of the 7 columns, then
+#: y2 and x2 likewise.
 _CORNERS = np.array([[i, 7 + j, 14 + i, 21 + j] for i in range(BINS) for j in range(BINS)], np.int32).ravel()
 
 
@@ -30,8 +31,8 @@ def roi_levels(rois: tf.Tensor, *, finest: float, num_levels: int) -> tf.Tensor:
       rois: [R, 4] x1,y1,x2,y2 in input pixels.
 
     Returns:
-      int32 [R] in 0..num_levels-1. Compared against the powers of two instead of taking a logarithm, which runtimes
-      round differently.
+      int32 [R] in 0..num_levels-1. The code compares with powers of two, because runtimes round a logarithm
+      differently.
     """
     width = tf.maximum(rois[:, 2] - rois[:, 0] + 1.0, 0.0)
     height = tf.maximum(rois[:, 3] - rois[:, 1] + 1.0, 0.0)
@@ -59,8 +60,8 @@ def _reduce_crops(crops: tf.Tensor, reduce: str) -> tf.Tensor:
     """[R*49, 2, 2, D] -> R*49*D numbers.
 
     Not by slicing: the gradient of each slice would be a tensor of zeros as large as all crops. On a CPU a max pool
-    takes half the time of the comparisons, and breaks ties as they do: the first sample has the gradient. cuDNN's is
-    not made for so many images of so few pixels.
+    takes half the time of the comparisons. Of equal samples both give the gradient to the first. On a GPU
+    the comparisons stay: cuDNN's pool is not made for so many images of so few pixels.
     """
     depth = crops.shape[-1]
     if reduce == "max" and not tf.config.list_physical_devices("GPU"):
@@ -133,8 +134,9 @@ def psroi_align(
 def _canvas(features: Sequence[tf.Tensor]) -> tuple[tf.Tensor, list[tuple[int, int]]]:
     """All levels on one map [B, H, W, C] with the (row, column) where each begins.
 
-    Level 0 left, the others stacked to its right, a row and a column of zeros behind each: a coordinate that rounding
-    puts a hair past the border reads a millionth of them. H-1 and W-1 are powers of two.
+    Level 0 stands on the left, the others one below the other to its right. A row and a column of zeros follow each
+    level: a coordinate that rounding moves slightly past the border takes about a millionth of its value from them,
+    not from another level. H-1 and W-1 are powers of two.
     """
     first, rest = features[0], features[1:]
     column = int(first.shape[2]) + 1

@@ -1,9 +1,10 @@
 """The backbones: aligned MobileNetV3-D (S) and -BC (M, L), tables 10-12, the others of table 4, and two of Keras.
 
 "mobilenetv2" and "mobilenetv3large" are keras.applications' MobileNetV2 and MobileNetV3Large at alpha 1 up to their
-last block, so that their ImageNet weights fit (checkpoints/keras_applications.py), and one fresh block for stride 64.
-Without alignment they compute what Keras's do. An average pool in front of a strided conv needs no other weights, but
-blurs what the conv sees and moves it by half a pixel: with it imported weights are a start, not the same function.
+last block, so that their ImageNet weights fit (checkpoints/keras_applications.py), and one more block for stride 64,
+which starts from random weights. Without alignment they compute the same as Keras' networks. An average pool in front
+of a strided conv needs no other weights, but blurs what the conv sees and moves it by half a pixel: with the pool,
+imported weights are a start, and the network computes something else than Keras' does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tinydet_tf.config import BACKBONES
 from tinydet_tf.layers.align_pool import AlignPool
 from tinydet_tf.layers.blocks import BatchNorm, activate, conv2d, inverted_residual, kaiming
 
-#: Of RGB 0-255: ImageNet's (REFERENCE.md).
+#: Mean and standard deviation of ImageNet's pixels, RGB 0-255 (docs/reference.md, "Backbone").
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -37,11 +38,12 @@ def backbone(
     Args:
       images: [B, S, S, 3], normalized.
       name: a key of BACKBONES.
-      align, align_stem: the average pool before each strided depthwise conv, before the stem.
-      squeeze_excite: False leaves it out of every block.
+      align: put an average pool before each strided depthwise conv.
+      align_stem: put one before the stem.
+      squeeze_excite: False leaves squeeze-and-excite out of every block.
 
     Returns:
-      The tapped outputs, finest first.
+      The outputs of the blocks that feed the pyramid, finest first.
     """
     spec = BACKBONES[name]
     dialect = spec.dialect
@@ -63,7 +65,8 @@ def backbone(
 def _symmetric(normalized: Any) -> Any:
     """Undoes `normalize` and maps 0-255 to -1..1, in one fixed scale and offset a channel.
 
-    A layer, not folded into the stem's weights: the stem pads with zeros, a mid grey here and PIXEL_MEAN there.
+    A layer of its own, because it cannot be folded into the stem's weights: the stem pads with zeros, and zero is a mid
+    grey after this layer but PIXEL_MEAN before it.
     """
     scale = [std / 127.5 for std in PIXEL_STD]
     offset = [mean / 127.5 - 1.0 for mean in PIXEL_MEAN]

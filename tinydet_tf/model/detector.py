@@ -27,7 +27,7 @@ from tinydet_tf.model.rpn import tiny_rpn
 
 @contextmanager
 def layer_precision(policy: str) -> Iterator[None]:
-    """The Keras policy of the layers that are made inside."""
+    """Sets the Keras precision policy for the layers that are made inside the `with` block."""
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(policy)
     try:
@@ -47,7 +47,7 @@ class TinyDet(keras.Model):
       config: the architecture.
       num_classes: without the background.
       pyramid, rpn_head, rcnn_head: functional models of plain layers.
-      anchors: a level float32 [A, 4], inclusive pixels.
+      anchors: for each level float32 [A, 4], inclusive pixels.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class TinyDet(keras.Model):
 
     def backbone_model(self) -> Any:
         """The backbone alone, sharing these layers: normalized images [B, S, S, 3] -> its taps, finest first."""
-        # A method: Keras would save an attribute's layers a second time.
+        # A method and not an attribute, whose layers Keras would save a second time.
         taps = [self.pyramid.get_layer(f"lateral{level}").input for level in range(len(self.config.strides))]
         return keras.Model(self.pyramid.input, taps, name="backbone")
 
     def features(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
-        """The pyramid: RGB float32 or uint8 0-255 [B, S, S, 3] -> [B, H, W, 245] a level, finest first."""
+        """The pyramid: RGB float32 or uint8 0-255 [B, S, S, 3] -> a list of [B, H, W, 245], finest level first."""
         return list(self.pyramid(normalize(images), training=training))
 
     def rpn(self, features: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """(logits [B, H, W, 3], deltas [B, H, W, 12]) a level, finest first."""
+        """Two lists, finest level first: logits [B, H, W, 3] and deltas [B, H, W, 12]."""
         outputs = [self.rpn_head(level) for level in features]
         return [o[0] for o in outputs], [o[1] for o in outputs]
 
@@ -111,7 +111,7 @@ class TinyDet(keras.Model):
 
         Args:
           logits, deltas: what `rpn` gives.
-          nms_pre, max_proposals: the test-time numbers unless given.
+          nms_pre, max_proposals: None takes the config's numbers for test time.
 
         Returns:
           rois float32 [B, P, 4] inclusive pixels, best first, and valid float32 [B, P], 0 for padding.
@@ -123,7 +123,7 @@ class TinyDet(keras.Model):
             "max_proposals": max_proposals or config.proposals_test,
             "iou_threshold": config.proposal_nms_iou,
         }
-        if logits[0].shape[0] == 1:  # what is exported
+        if logits[0].shape[0] == 1:  # the exported form
             rois, valid = select_proposals(logits, deltas, self.anchors, **options)
             return rois[None], valid[None]
         return select_proposals_of_batch(logits, deltas, self.anchors, **options)

@@ -15,11 +15,12 @@ def tiny_fpn(taps: Sequence[Any], channels: int, groups: Sequence[int], kind: st
 
     Args:
       taps: backbone outputs, finest first, each half the side of the one before.
-      groups: of each level's SCConv.
-      kind: of convolution, see `pyramid_conv`.
+      groups: number of groups of each level's SCConv, finest first.
+      kind: 'scconv' or 'conventional', see `pyramid_conv`.
 
     Returns:
-      [B, H, W, channels] a level, finest first. No normalization and no activation anywhere (REFERENCE.md).
+      [B, H, W, channels] a level, finest first. There is no normalization and no activation
+      anywhere (docs/reference.md, "TinyFPN").
     """
     merged = [
         conv2d(tap, channels, f"lateral{level}", bias=True, kernel_initializer=keep_variance())

@@ -1,8 +1,8 @@
 """From RPN outputs to proposals: per-level top-k, decode, clip, NMS, the best over all levels.
 
-In two forms: of one image, only from ops that TFLite has built in; and of a batch, in one op that spreads it over all
-CPU threads. (It has no GPU kernel; what goes to the CPU and back is a megabyte.) B images, L levels, T candidates of
-all levels. Two things that the kernels of NMS do differently cannot matter here:
+There are two forms. The one for a single image uses only ops that TFLite has built in. The one for a batch runs NMS as
+one op on all CPU threads (this op has no GPU kernel; about a megabyte goes to the CPU and back). B images, L levels, T
+candidates of all levels. The NMS kernels of different runtimes disagree on two things, which cannot matter here:
 
 - Zero-area boxes (TFLite repeats one until the output is full). NMS sees continuous boxes, x2 + 1, and a decoded side
   is at least 1/62.5 of the anchor's; clipping both corners to the image leaves at least the smaller of that and one
@@ -23,7 +23,7 @@ from tinydet_tf.boxes import clip, decode
 
 
 class Candidates(NamedTuple):
-    """Of all levels, best first.
+    """The candidates of all levels, best first.
 
     boxes: [..., T, 4] inclusive pixels; shifted: [..., T, 4] continuous, levels moved apart; levels: int32 [..., T];
     rank: float32 [T], T to 1.
@@ -48,10 +48,10 @@ def select_proposals(
     """The proposals of one image, best first.
 
     Args:
-      logits: a level [A] (any shape of A numbers), before the sigmoid: it would only make ties.
-      deltas: a level [A, 4] (any shape of 4A numbers).
-      anchors: a level float32 [A, 4].
-      nms_pre: candidates kept a level.
+      logits: for each level [A] (any shape of A numbers), before the sigmoid, which would only make ties.
+      deltas: for each level [A, 4] (any shape of 4A numbers).
+      anchors: for each level float32 [A, 4].
+      nms_pre: how many candidates each level keeps.
       iou_threshold: boxes of one level that overlap more are suppressed.
 
     Returns:
@@ -90,10 +90,10 @@ def select_proposals_of_batch(
     """What `select_proposals` gives for each image: [B, max_proposals, 4] and [B, max_proposals].
 
     Args:
-      logits, deltas: a level [B, ...].
+      logits, deltas: for each level [B, ...].
     """
     found = _candidates(logits, deltas, anchors, (-1,), image_size=image_size, nms_pre=nms_pre)
-    # The levels are its classes: a candidate is compared with those of its own level alone.
+    # The op takes levels for classes: it compares a candidate only with candidates of the same level.
     of_level = found.levels[..., None] == np.arange(len(anchors), dtype=np.int32)  # [B, T, L]
     _, rank, _, count = tf.image.combined_non_max_suppression(
         found.shifted[:, :, None],
@@ -118,7 +118,7 @@ def _candidates(
     image_size: int,
     nms_pre: int,
 ) -> Candidates:
-    """leading: () of one image, (-1,) of a batch."""
+    """The candidates of one image (leading is ()) or of a batch (leading is (-1,))."""
     batch_dims = len(leading)
     scores, boxes = [], []
     for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
@@ -135,11 +135,11 @@ def _candidates(
 
 
 def ranked(scores: Sequence[tf.Tensor], boxes: tf.Tensor, *, image_size: int) -> Candidates:
-    """Candidates in order.
+    """Sorts candidates, best first.
 
     Args:
-      scores: a level [..., K] of its K candidates.
-      boxes: [..., T, 4] of all levels, in their order.
+      scores: for each level [..., K], K its number of candidates.
+      boxes: [..., T, 4], of all levels in the same order.
     """
     counts = [level.shape[-1] for level in scores]
     levels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)  # [T]

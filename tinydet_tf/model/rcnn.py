@@ -19,7 +19,7 @@ def rcnn_head(channels: int, hidden: int, num_classes: int) -> Any:
     x = keras.layers.ReLU(name="rcnn_relu")(x)
 
     def output(units: int, stddev: float, name: str) -> Any:
-        # Scores and boxes are float32 whatever the precision of the rest.
+        # Scores and boxes are float32 even where the other layers have a lower precision.
         normal = keras.initializers.RandomNormal(stddev=stddev)
         return keras.layers.Dense(units, kernel_initializer=normal, dtype="float32", name=name)(x)
 

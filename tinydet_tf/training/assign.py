@@ -1,4 +1,4 @@
-"""Which ground truth a box answers for: the max-IoU assignment of both stages (REFERENCE.md, "Training").
+"""Which ground truth a box answers for: the max-IoU assignment of both stages (docs/reference.md, "Training").
 
 A boxes of one image, G ground-truth rows (padded), K crowd rows (padded). Inclusive pixels.
 """

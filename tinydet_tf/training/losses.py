@@ -1,4 +1,4 @@
-"""The four losses (REFERENCE.md, "Training"), each over the samples that `sample.py` chose.
+"""The four losses (docs/reference.md, "Training"), each over the samples that `sample.py` chose.
 
 B images, S samples an image, A anchors of all levels, G padded ground truths, R = B * S.
 Every loss is divided by the number of samples with a weight, over the whole batch, so that padding counts for nothing.
