@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import BACKBONES, VARIANTS, Config, config_from_dict, load_config, save_config
+from tinydet_tf.config import VARIANTS, Config, config_from_dict, load_config, save_config
+from tinydet_tf.model.backbones import BACKBONES
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 CONFIGS = sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name != "experiments")  # those are plans, not recipes

@@ -12,7 +12,8 @@ import tf_keras as keras
 from commands import Command
 from tinydet_tf.analysis import paper
 from tinydet_tf.analysis.madds import Cost, measure
-from tinydet_tf.config import BACKBONES, ModelConfig, load_config, model_config
+from tinydet_tf.config import ModelConfig, load_config, model_config
+from tinydet_tf.model.backbones import BACKBONES
 from tinydet_tf.model.detector import TinyDet
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,9 +18,10 @@ import tinydet_tf
 from commands import Command
 from tinydet_lite.errors import UserError
 from tinydet_tf.analysis import receptive_field as rf
-from tinydet_tf.config import VARIANTS, Dialect, ModelConfig, load_config, model_config
+from tinydet_tf.config import VARIANTS, ModelConfig, load_config, model_config
 from tinydet_tf.layers.align_pool import AlignPool
 from tinydet_tf.layers.blocks import conv2d, kaiming, squeeze_excite
+from tinydet_tf.model.backbones import Dialect
 from tinydet_tf.weights import save_weights, with_classes
 
 STRIDES = (2, 4, 8, 16)

@@ -11,7 +11,7 @@ What the geometry says: a convolution of stride 2 and odd kernel on an even side
 input, half a pixel before the middle of the two pixels that it stands for. These halves add up to (stride - 1) / 2,
 31.5 pixels at stride 64. The average pool in front moves the centre to 2i + 1/2, the middle. The published detector has
 none in front of the stem, which leaves the stem's own half pixel at every level. TensorFlow pads an even side at the
-bottom and right first: Keras's own backbones (config.Dialect) are off by as much, to the right and down.
+bottom and right first: Keras's own backbones (model.backbones.Dialect) are off by as much, to the right and down.
 
 Four things would hide the shift. This is what is done about each:
 
@@ -54,9 +54,10 @@ from PIL import Image
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
-from tinydet_tf.config import BACKBONES, ModelConfig
+from tinydet_tf.config import ModelConfig
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.backbone import normalize
+from tinydet_tf.model.backbones import BACKBONES
 from tinydet_tf.model.detector import TinyDet
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class Alignment:
     name: str
     align: bool  # in front of the depthwise convolutions
     align_stem: bool
-    pads_before: bool = True  # see config.Dialect; padding at the other end first mirrors the geometry
+    pads_before: bool = True  # see model.backbones.Dialect; padding at the other end first mirrors the geometry
 
     def offset(self, stride: int) -> float:
         """ERF centre less anchor centre that the geometry predicts, in pixels, the same in x and y.

@@ -16,7 +16,8 @@ from typing import Any
 import tf_keras as keras
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import BACKBONES, Config, model_config
+from tinydet_tf.config import Config, model_config
+from tinydet_tf.model.backbones import BACKBONES
 from tinydet_tf.model.detector import TinyDet
 
 #: Given instead of a file: Keras's own ImageNet weights, which Keras downloads.

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from tinydet_lite.errors import UserError
 from tinydet_tf.checkpoints.torch_file import read_class_names, read_torch
 from tinydet_tf.commands import command_text
-from tinydet_tf.config import BACKBONES, VARIANTS, Config, Dialect, ModelConfig, model_config
+from tinydet_tf.config import VARIANTS, Config, ModelConfig, model_config
 from tinydet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
+from tinydet_tf.model.backbones import BACKBONES, Dialect
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import placeholder_names
 

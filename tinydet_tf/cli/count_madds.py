@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import BACKBONES, VARIANTS, ModelConfig, load_config
+from tinydet_tf.config import VARIANTS, ModelConfig, load_config
+from tinydet_tf.model.backbones import BACKBONES
 
 if TYPE_CHECKING:
     from tinydet_tf.analysis.madds import Cost

@@ -13,10 +13,10 @@ from typing import Any
 
 import tf_keras as keras
 
-from tinydet_tf.config import BlockSpec, Dialect
 from tinydet_tf.layers.activations import HardSigmoid, HardSwish
 from tinydet_tf.layers.align_pool import AlignPool
 from tinydet_tf.layers.grouped_conv import GroupedConv2D
+from tinydet_tf.model.backbones import BlockSpec, Dialect
 
 #: PyTorch's momentum of 0.1: Keras names the share that is kept, PyTorch the share that is replaced.
 BN_MOMENTUM = 0.9

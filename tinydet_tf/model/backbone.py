@@ -16,9 +16,9 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
-from tinydet_tf.config import BACKBONES
 from tinydet_tf.layers.align_pool import AlignPool
 from tinydet_tf.layers.blocks import BatchNorm, activate, conv2d, inverted_residual, kaiming
+from tinydet_tf.model.backbones import BACKBONES
 
 #: Mean and standard deviation of ImageNet's pixels, RGB 0-255 (docs/reference.md, "Backbone").
 PIXEL_MEAN = (123.675, 116.28, 103.53)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from tinydet_tf.config import BACKBONES, BlockSpec
 from tinydet_tf.export.rewrites.pooled_depthwise import fused, pool_and_convolve
 from tinydet_tf.export.rewrites.trained import Convolution, FloatArray, Trained, as_dense, as_grouped
 from tinydet_tf.export.scopes import IMAGE, TRUNK, scope
 from tinydet_tf.model.backbone import PIXEL_MEAN, PIXEL_STD, normalize
+from tinydet_tf.model.backbones import BACKBONES, BlockSpec
 from tinydet_tf.model.detector import TinyDet
 
 #: Blocks of a grouped pointwise conv narrower than this waste the runtime's tiles of 16 (x86) and 8 (ARM) channels.
