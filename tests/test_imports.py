@@ -58,6 +58,15 @@ def test_the_model_knows_nothing_of_targets() -> None:
         assert not {n for n in imports_of(path) if n.startswith(("tinydet_tf.training", "tinydet_tf.data"))}, path
 
 
+def test_what_only_reads_data_imports_nothing_of_training() -> None:
+    for name in ("evaluate", "show_batch", "anchor_coverage", "receptive_field", "quantize_experiments", "detect"):
+        path = ROOT / "tinydet_tf" / "cli" / f"{name}.py"
+        assert not {n for n in imports_of(path) if n.startswith("tinydet_tf.training")}, path
+    for path in (ROOT / "tinydet_tf" / "analysis").rglob("*.py"):
+        run = {n for n in imports_of(path) if n.startswith("tinydet_tf.training.run")}
+        assert not run, path  # throughput.py times the trainer, which is not the run
+
+
 def test_torch_is_in_checkpoints_alone() -> None:
     for path in (ROOT / "tinydet_tf").rglob("*.py"):
         if "checkpoints" not in path.parts:

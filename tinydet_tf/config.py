@@ -139,11 +139,15 @@ VARIANTS: dict[str, ModelConfig] = {
 AUGMENTATIONS = ("none", "ssd")
 
 
+#: The name of the embedded data set (data/splits.py).
+DIGITS = "digits"
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where images come from and how they are fed."""
 
-    root: str | None = None  # in one of `locate_split`'s layouts; null is the embedded digits set
+    root: str | None = None  # in one of `locate_split`'s layouts, or DIGITS; null without jsons is DIGITS too
     train_json: str | None = None
     train_images: str | None = None
     val_json: str | None = None

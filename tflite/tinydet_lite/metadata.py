@@ -67,6 +67,7 @@ class ModelInfo:
             outputs.
         quantization: "float32", "float16", "dynamic", "int8", ...
         calibration: which images a model in int8 or int16 took its ranges from, in words; "" for the others.
+        data_set: the name of the set that it was trained on where training names it ("digits"); "" for all others.
         nms: defaults for the host's soft-NMS.
         model_bytes: length of the flatbuffer in front. `append_metadata` fills it in.
         model_sha256: its hex digest. `append_metadata` fills it in.
@@ -81,6 +82,7 @@ class ModelInfo:
     postprocess: str = "host"
     quantization: str = "float32"
     calibration: str = ""
+    data_set: str = ""
     nms: NmsSettings = NmsSettings()
     model_bytes: int = 0
     model_sha256: str = ""
@@ -274,6 +276,7 @@ def _parse_info(data: bytes, name: str) -> ModelInfo:
         postprocess=postprocess,
         quantization=_string(fields, "quantization", where),
         calibration=_string(fields, "calibration", where) if fields.get("calibration") else "",
+        data_set=_string(fields, "data_set", where) if fields.get("data_set") else "",
         nms=NmsSettings(
             score_threshold=_fraction(nms, "score_threshold", where),
             iou_threshold=_fraction(nms, "iou_threshold", where),

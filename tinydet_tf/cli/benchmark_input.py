@@ -35,7 +35,7 @@ def main() -> None:
 
     from tinydet_tf.analysis.throughput import measure_stages
     from tinydet_tf.data.pipeline import one_line
-    from tinydet_tf.training.run import load_split, preparation
+    from tinydet_tf.data.splits import load_split, preparation
 
     data = load_split(config.data, "train")
     with one_line():

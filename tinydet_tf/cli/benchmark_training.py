@@ -41,9 +41,10 @@ def main() -> None:
 
     from tinydet_tf.analysis.throughput import measure_training
     from tinydet_tf.data.pipeline import build_pipeline
+    from tinydet_tf.data.splits import load_split, preparation
     from tinydet_tf.model.detector import TinyDet
     from tinydet_tf.training.precision import check_precision
-    from tinydet_tf.training.run import add_in_order, load_split, make_optimizer, preparation
+    from tinydet_tf.training.run import add_in_order, make_optimizer
     from tinydet_tf.training.schedule import WarmupCosine
     from tinydet_tf.training.trainer import Trainer
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from tinydet_lite.commands.tile_options import add_tile_options, tile_arguments
 from tinydet_lite.detector import Detector
 from tinydet_lite.errors import UserError
+from tinydet_lite.metadata import read_model
 from tinydet_lite.tiles import TiledDetector
-from tinydet_tf.config import VARIANTS, DataConfig
+from tinydet_tf.config import VARIANTS, Config, DataConfig
 
 
 def parse() -> argparse.Namespace:
@@ -18,7 +19,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS|X.tflite")
     parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
     parser.add_argument(
-        "--data", metavar="DIR", help="as in train (default: the run's own data; of a .tflite the digits set)"
+        "--data",
+        metavar="DIR",
+        help="as in train (default: what the run was trained on; a .tflite says so only of the digits)",
     )
     parser.add_argument("--split", choices=("train", "val"), default="val")
     parser.add_argument("--annotations", metavar="F", help="a COCO-format json, instead of --data")
@@ -46,8 +49,8 @@ def main() -> None:
 
     tiles = tile_arguments(args)
 
+    from tinydet_tf.data.splits import data_of, described, load_split
     from tinydet_tf.evaluation import evaluate, open_model, write_evaluation
-    from tinydet_tf.training.run import load_split, uses_digits
     from tinydet_tf.weights import is_hdf5, read_config, weights_file
 
     if tiles is not None and (args.model.is_dir() or is_hdf5(args.model)):
@@ -60,10 +63,16 @@ def main() -> None:
         data = DataConfig(root=args.data, **names)
     else:
         if args.model.is_dir() or is_hdf5(args.model):  # a run knows its data
-            config = read_config(weights_file(args.model))
-            data = config.data if config is not None else data
-        source = "the embedded digits set" if uses_digits(data) else data.root or data.val_json
-        print(f"No --data given: evaluating on {source}.")
+            data = data_of(read_config(weights_file(args.model)) or Config())
+        else:
+            info = read_model(args.model).info
+            if not info.data_set:
+                raise UserError(
+                    f"{args.model} does not say what data it was trained on; give --data DIR (--data digits if it was "
+                    "the embedded set)"
+                )
+            data = DataConfig(root=info.data_set)
+        print(f"No --data given: evaluating on {described(data)}.")
     data = dataclasses.replace(data, limit=args.limit)
     dataset = load_split(data, args.split)
     model = open_model(args.model, variant=args.variant, threads=args.threads)

@@ -78,6 +78,7 @@ def main() -> None:
         raise UserError(f"--output {args.output}: there is no folder {args.output.parent}")
 
     from tinydet_lite.inspect import inspect_model
+    from tinydet_tf.data.splits import load_split
     from tinydet_tf.export.calibration import (
         DEFAULT_IMAGES,
         calibration_data,
@@ -88,7 +89,6 @@ def main() -> None:
     from tinydet_tf.export.convert import count_operators, export, write_tflite
     from tinydet_tf.export.schemes import scheme_named
     from tinydet_tf.training.qat_ranges import export_int8, kept_ranges
-    from tinydet_tf.training.run import load_split
     from tinydet_tf.weights import load_detector
 
     detector, config = load_detector(args.model, variant=args.variant)

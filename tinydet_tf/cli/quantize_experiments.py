@@ -44,6 +44,7 @@ def main() -> None:
         raise UserError(f"model {args.model} does not exist; give a run folder or a .weights.h5 file")
     check_target(args.json)
 
+    from tinydet_tf.data.splits import load_split
     from tinydet_tf.evaluation import evaluate, open_model
     from tinydet_tf.export.calibration import calibration_data, load_samples
     from tinydet_tf.export.experiments import (
@@ -56,7 +57,6 @@ def main() -> None:
         select,
         table,
     )
-    from tinydet_tf.training.run import load_split
     from tinydet_tf.weights import load_detector
 
     detector, config = load_detector(args.model, variant=args.variant)

@@ -99,7 +99,7 @@ def measure_model(args: argparse.Namespace) -> tuple[Rows, int, int, Config]:
     """As `measure_random_weights`, and the model's configuration."""
     from tinydet_lite.preprocess import as_rgb_array, resize_to
     from tinydet_tf.analysis import receptive_field as rf
-    from tinydet_tf.training.run import load_split
+    from tinydet_tf.data.splits import load_split
     from tinydet_tf.weights import load_detector
 
     detector, config = load_detector(args.model, variant=args.variant)

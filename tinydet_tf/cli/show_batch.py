@@ -37,7 +37,7 @@ def main() -> None:
 
     from tinydet_tf.data.pipeline import build_pipeline, one_line
     from tinydet_tf.data.show import draw_batch
-    from tinydet_tf.training.run import load_split, preparation
+    from tinydet_tf.data.splits import load_split, preparation
 
     dataset = load_split(config.data, "train")
     batches = build_pipeline(

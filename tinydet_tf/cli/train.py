@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import VARIANTS, Config, assignment, load_config
+from tinydet_tf.config import DIGITS, VARIANTS, Config, assignment, load_config
 from tinydet_tf.recipes import CONFIGS
 from tinydet_tf.training.cluster import check_cluster
 
 #: The recipe of a run without data and without a config.
-DIGITS = CONFIGS / "digits_s.yaml"
+DIGITS_RECIPE = CONFIGS / "digits_s.yaml"
 
 
 def parse() -> argparse.Namespace:
@@ -26,7 +26,7 @@ def parse() -> argparse.Namespace:
         "--data",
         metavar="DIR",
         help="COCO's layout (annotations/instances_train2017.json, train2017/), {train,val}/instances.json + images/, "
-        "or a Pascal VOC or YOLO folder",
+        "a Pascal VOC or YOLO folder, or digits",
     )
     for split in ("train", "val"):
         data.add_argument(f"--{split}-json", metavar="F", help=f"COCO-format annotations of the {split} split")
@@ -80,8 +80,8 @@ def main() -> None:
         from tinydet_tf.training.qat import qat_config  # it reads the weights file: TensorFlow cannot wait
 
         base = qat_config(args.init, other_data=bool(given))
-    elif recipe is None and not given and not args.resume:
-        recipe = DIGITS
+    elif recipe is None and not args.resume and (not given or args.data == DIGITS):
+        recipe = DIGITS_RECIPE
     if args.resume and args.output is None:
         raise UserError("--resume needs --output, the run folder to go on with")
     config = Config()
@@ -95,8 +95,9 @@ def main() -> None:
         check_cluster(os.environ)
 
     # Only now, so that --help and a mistyped key do not wait for TensorFlow.
+    from tinydet_tf.data.splits import described
     from tinydet_tf.training.distribution import is_chief, open_strategy
-    from tinydet_tf.training.run import train, uses_digits
+    from tinydet_tf.training.run import train
     from tinydet_tf.training.run_folder import resumed_config
     from tinydet_tf.training.summary import closing
     from tinydet_tf.weights import weights_file
@@ -105,9 +106,9 @@ def main() -> None:
 
     if args.resume:
         config = resumed_config(output, args.assignments)
-    elif uses_digits(config.data):
+    elif not given:
         source = "the configuration of --init" if base else recipe.name if recipe else "the defaults"
-        print(f"No --data given: training on the embedded digits set with {source}.")
+        print(f"No --data given: training on {described(config.data)} with {source}.")
     init = weights_file(args.init) if args.init else None
     start = time.monotonic()
     result = train(config, output, init=init, resume=args.resume, overwrite=args.overwrite, strategy=strategy)

@@ -24,9 +24,9 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
 from tinydet_lite.preprocess import resize_to
 from tinydet_tf.config import Config, DataConfig
-from tinydet_tf.data import digits
 from tinydet_tf.data.coco import CocoDataset, CocoImage
 from tinydet_tf.data.pipeline import load_arrays
+from tinydet_tf.data.splits import data_of
 from tinydet_tf.export.schemes import METHODS
 
 _LOG = logging.getLogger(__name__)
@@ -122,10 +122,7 @@ def calibration_data(config: Config, root: str | None = None) -> DataConfig:
     """
     if root is not None:
         return DataConfig(root=root)
-    data = config.data
-    if data.root is None and data.train_json is None and config.class_names != digits.CLASS_NAMES:
-        raise UserError("the model does not say what data it was trained on; give --data with images like it will see")
-    return data
+    return data_of(config)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
 from tinydet_lite.metadata import ModelInfo, append_metadata
 from tinydet_tf.config import Config
+from tinydet_tf.data.splits import set_name
 from tinydet_tf.export.calibration import Calibration, Samples
 from tinydet_tf.export.graph import HostGraph, build_graph
 from tinydet_tf.export.quantize import quantize
@@ -115,6 +116,7 @@ def with_metadata(
         postprocess=postprocess,
         quantization=quantization,
         calibration=calibration.note() if calibration is not None else "",
+        data_set=set_name(config),
     )
     return append_metadata(model, info, config.class_names)
 

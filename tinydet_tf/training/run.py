@@ -6,6 +6,7 @@ for TensorBoard, and backup/ with the optimizer's state, from which `resume` goe
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import Config, DataConfig, TrainConfig
-from tinydet_tf.data.coco import CocoDataset, load_coco, locate_split
-from tinydet_tf.data.digits import digits_folder
+from tinydet_tf.config import Config, TrainConfig
+from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.data.pipeline import build_pipeline, line_of_user_error
+from tinydet_tf.data.splits import load_split, named, preparation
 from tinydet_tf.evaluation import match_classes
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.detector import TinyDet
@@ -41,52 +42,6 @@ from tinydet_tf.training.trainer import Batch, Trainer
 from tinydet_tf.weights import Initialized, initialize, save_weights, with_classes
 
 _LOG = logging.getLogger(__name__)
-
-
-def load_split(data: DataConfig, split: str) -> CocoDataset:
-    """The 'train' or 'val' split that a configuration names; the embedded digits where it names none.
-
-    Raises:
-      UserError: a file that is missing or not COCO's.
-    """
-    given = {
-        "train": (data.train_json, data.train_images),
-        "val": (data.val_json, data.val_images),
-    }[split]
-    if any(given):
-        if not all(given):
-            raise UserError(f"--{split}-json and --{split}-images belong together; give both")
-        dataset = load_coco(Path(str(given[0])), Path(str(given[1])))
-    elif data.root is not None:
-        dataset = load_coco(*locate_split(Path(data.root), split))
-    elif not uses_digits(data):
-        raise UserError(f"--{split}-json is missing; give --{split}-json and --{split}-images too")
-    else:
-        folder = digits_folder(
-            seed=data.digits_seed, num_train=data.digits_train_images, num_val=data.digits_val_images
-        )
-        dataset = load_coco(*locate_split(folder, split))
-    return dataset.subset(data.limit) if data.limit is not None else dataset
-
-
-def uses_digits(data: DataConfig) -> bool:
-    return data.root is None and data.train_json is None and data.val_json is None
-
-
-def flips(data: DataConfig) -> bool:
-    """Whether training mirrors images: as configured, else wherever the images are not digits."""
-    return not uses_digits(data) if data.horizontal_flip is None else data.horizontal_flip
-
-
-def preparation(data: DataConfig) -> dict[str, Any]:
-    """What the input pipeline does to training images, as arguments of `build_pipeline` and `make_stages`."""
-    return {
-        "horizontal_flip": flips(data),
-        "augmentation": data.augmentation,
-        "mosaic": data.mosaic,
-        "copy_paste": data.copy_paste,
-        "cache": data.cache,
-    }
 
 
 def train(
@@ -140,6 +95,7 @@ def train(
     if resume and config.class_names != train_data.class_names:
         raise UserError(f"the classes of {train_data.annotation_file} are no longer the run's; start a new run")
     match_classes(train_data.class_names, val_data)
+    config = dataclasses.replace(config, data=named(config.data))
     config = with_classes(config, train_data.class_names, train_data.category_ids)
     recipe = config.train
     finished = finished_epochs(folder) if resume else 0
