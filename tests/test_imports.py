@@ -80,6 +80,45 @@ def test_the_edge_half_knows_nothing_of_the_training_half() -> None:
         assert not {n for n in imports_of(path) if n.split(".")[0] in ("tinydet_tf", "keras", "tf_keras")}, path
 
 
+#: The rooms of tinydet_lite, and which of them each may import beside its own; all may import the top.
+LITE_ROOMS = {
+    "": {"guard"},
+    "guard": set(),
+    "media": set(),
+    "lab": {"guard"},
+    "commands": {"guard", "media", "lab"},
+}
+
+
+def test_the_rooms_of_the_edge_half() -> None:
+    """Its top needs no other room but the guard. `draw` of the public face is imported when it is asked for."""
+    package = ROOT / "tflite" / "tinydet_lite"
+    checked = 0
+    for path in package.rglob("*.py"):
+        parts = path.relative_to(package).parts
+        room = parts[0] if len(parts) > 1 else ""
+        assert room in {*LITE_ROOMS, "models"}, f"{path}: a room without a rule"
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.level or path.name == "__init__.py":
+                continue
+            above = node.level - (1 if room else 0)  # 1: the package itself
+            first = (node.module or "").split(".")[0]
+            other = room if above == 0 else first if first in LITE_ROOMS else ""
+            assert other in {"", room, *LITE_ROOMS[room]}, f"{path} imports {node.module}"
+            checked += 1
+    assert checked > 50
+
+
+def test_the_edge_halfs_face() -> None:
+    import tinydet_lite
+
+    assert {"Detector", "Detections", "TiledDetector", "draw"} <= set(tinydet_lite.__all__)
+    assert all(getattr(tinydet_lite, name) is not None for name in tinydet_lite.__all__)
+    program = "import sys, tinydet_lite; print([m for m in sys.modules if m.startswith('tinydet_lite.media')])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_keras_is_tf_keras_everywhere() -> None:
     for path in (ROOT / "tinydet_tf").rglob("*.py"):
         assert not {n for n in imports_of(path) if n.split(".")[0] == "keras" or n.startswith("tensorflow.keras")}, path

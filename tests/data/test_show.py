@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from commands import Command
-from tinydet_lite.drawing import class_colour
+from tinydet_lite.media.drawing import class_colour
 from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.data.show import draw_batch
 

@@ -22,10 +22,11 @@ import numpy as np
 from PIL import Image
 
 from tinydet_lite import Detector, UserError
-from tinydet_lite.ceiling import conv_stack
-from tinydet_lite.inspect import inspect_model, read_flatbuffer
+from tinydet_lite.guard.flatbuffer import read_flatbuffer
+from tinydet_lite.guard.trial import try_model
+from tinydet_lite.lab.ceiling import conv_stack
+from tinydet_lite.lab.inspection import inspect_model
 from tinydet_lite.metadata import append_metadata, read_model
-from tinydet_lite.trial import try_model
 
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 MODES = {

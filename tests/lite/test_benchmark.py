@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from tinydet_lite import UserError
-from tinydet_lite.benchmark import Milliseconds, benchmark, full_benchmark, synthetic_image
-from tinydet_lite.ceiling import STACK_MACS
 from tinydet_lite.commands.benchmark import main
 from tinydet_lite.detector import Detector
-from tinydet_lite.profile import PARTS
+from tinydet_lite.lab.benchmark import Milliseconds, benchmark, full_benchmark, synthetic_image
+from tinydet_lite.lab.ceiling import STACK_MACS
+from tinydet_lite.lab.operators import PARTS
 from tinydet_lite.runtime import Session
 
 
@@ -113,7 +113,7 @@ def test_the_ceiling_takes_its_turn_and_models_are_held_against_it(model_path, s
 
     monkeypatch.setattr(Detector, "timed", timed_by_list)
     monkeypatch.setattr(Session, "run", run_by_list)
-    monkeypatch.setattr("tinydet_lite.inspect.Inspection.macs", STACK_MACS // 10)
+    monkeypatch.setattr("tinydet_lite.lab.inspection.Inspection.macs", STACK_MACS // 10)
     report = full_benchmark([model_path, model_path], [1], runs=2, warmup=1, image=scene)
     assert turns == ["model", "model", "float32", "int8"] * 3
     first, second = report.results
@@ -135,7 +135,7 @@ def test_what_is_not_there_becomes_a_note(model_path, monkeypatch, capsys):
         raise UserError("not here")
 
     for name in ("conv_stack", "peak_memory", "profile"):
-        monkeypatch.setattr(f"tinydet_lite.benchmark.{name}", missing)
+        monkeypatch.setattr(f"tinydet_lite.lab.benchmark.{name}", missing)
     main([str(model_path), "--runs", "1", "--warmup", "0"])
     printed = capsys.readouterr().out
     assert printed.count("note: not here") == 1 and "note: no shares of the parts: not here" in printed
@@ -145,7 +145,7 @@ def test_what_is_not_there_becomes_a_note(model_path, monkeypatch, capsys):
 def test_parts_of_a_file_with_scopes_are_shares_of_one(model_path, monkeypatch):
     shares = dict.fromkeys(PARTS, 1 / len(PARTS))
     found = types.SimpleNamespace(parts=lambda: shares)
-    monkeypatch.setattr("tinydet_lite.benchmark.profile", lambda *_, **__: found)
+    monkeypatch.setattr("tinydet_lite.lab.benchmark.profile", lambda *_, **__: found)
     report = full_benchmark([model_path], [1], runs=1, warmup=0)
     assert report.files[0].parts == shares
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tinydet_lite import UserError
-from tinydet_lite.ceiling import CHANNELS, INPUT, LAYERS, OUTPUT, SIZE, STACK_MACS, conv_stack, stack_input
-from tinydet_lite.inspect import inspect_model
+from tinydet_lite.lab.ceiling import CHANNELS, INPUT, LAYERS, OUTPUT, SIZE, STACK_MACS, conv_stack, stack_input
+from tinydet_lite.lab.inspection import inspect_model
 from tinydet_lite.runtime import Session
 
 pytest.importorskip("ai_edge_litert", reason="the stack is built with the schema that ai_edge_litert ships")

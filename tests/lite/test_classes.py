@@ -2,8 +2,8 @@
 
 import pytest
 
-from tinydet_lite.classes import class_ids_of
 from tinydet_lite.errors import UserError
+from tinydet_lite.media.classes import class_ids_of
 
 LABELS = ("person", "bicycle", "traffic light", "Dog")
 

@@ -253,7 +253,7 @@ def test_damaged_video(model_path, tmp_path, capsys):
 def _camera(monkeypatch, *captures):
     waiting = list(captures)
     defaults = (lambda device: waiting.pop(0), 2, 0.01)
-    monkeypatch.setattr("tinydet_lite.sources.Camera.__init__.__defaults__", defaults)
+    monkeypatch.setattr("tinydet_lite.media.sources.Camera.__init__.__defaults__", defaults)
 
 
 class SlowCapture(FakeCapture):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tinydet_lite import Detections, UserError, draw
-from tinydet_lite.drawing import _lay_out, _line_width, _load_font, class_colour, text_colour
+from tinydet_lite.media.drawing import _lay_out, _line_width, _load_font, class_colour, text_colour
 
 
 def _detections(boxes, class_ids=None, names=None):

@@ -5,8 +5,10 @@ import os
 import numpy as np
 import pytest
 
-from tinydet_lite import UserError, inspect, runtime
-from tinydet_lite.inspect import Inspection, inspect_model, read_flatbuffer
+from tinydet_lite import UserError, runtime
+from tinydet_lite.guard.flatbuffer import read_flatbuffer
+from tinydet_lite.lab import inspection as inspect
+from tinydet_lite.lab.inspection import Inspection, inspect_model
 
 
 @pytest.fixture(scope="module")

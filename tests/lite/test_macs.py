@@ -2,7 +2,7 @@
 
 import pytest
 
-from tinydet_lite.macs import operator_macs
+from tinydet_lite.lab.macs import operator_macs
 
 
 @pytest.mark.parametrize(

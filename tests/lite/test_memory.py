@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tinydet_lite import UserError
-from tinydet_lite.ceiling import conv_stack
-from tinydet_lite.memory import peak_memory
+from tinydet_lite.lab.ceiling import conv_stack
+from tinydet_lite.lab.memory import peak_memory
 
 pytest.importorskip("ai_edge_litert")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell")

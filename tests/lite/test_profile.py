@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from tinydet_lite import UserError, litert_profiler
-from tinydet_lite import profile as profile_module
-from tinydet_lite.ceiling import LAYERS, STACK_MACS, conv_stack
+from tinydet_lite import UserError
 from tinydet_lite.commands.profile import main
-from tinydet_lite.inspect import InputTensor, Inspection, Node, inspect_model, read_flatbuffer
-from tinydet_lite.litert_profiler import Event, Run, group_events, profile_runs, split_words
-from tinydet_lite.profile import NO_SCOPE, align, input_value, name_operators, profile, scope_of
+from tinydet_lite.guard.flatbuffer import read_flatbuffer
+from tinydet_lite.lab import litert_profiler
+from tinydet_lite.lab import operators as profile_module
+from tinydet_lite.lab.ceiling import LAYERS, STACK_MACS, conv_stack
+from tinydet_lite.lab.inspection import InputTensor, Inspection, Node, inspect_model
+from tinydet_lite.lab.litert_profiler import Event, Run, group_events, profile_runs, split_words
+from tinydet_lite.lab.operators import NO_SCOPE, align, input_value, name_operators, profile, scope_of
 
 pytest.importorskip("ai_edge_litert", reason="the profiler is LiteRT's")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tinydet_lite import UserError, child, trial
-from tinydet_lite.flatbuffer import SLOTS, UNION_SLOTS, UNIONS, check_flatbuffer
-from tinydet_lite.inspect import read_flatbuffer
+from tinydet_lite import UserError
+from tinydet_lite.guard import child, trial
+from tinydet_lite.guard.flatbuffer import SLOTS, UNION_SLOTS, UNIONS, check_flatbuffer, read_flatbuffer
 from tinydet_lite.models import DIGITS
 
 from . import mutations

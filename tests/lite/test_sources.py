@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tinydet_lite.errors import UserError
-from tinydet_lite.sources import Camera, Frame, ImageFiles, Problem, VideoFile, open_source
+from tinydet_lite.media.sources import Camera, Frame, ImageFiles, Problem, VideoFile, open_source
 
 from .videos import moving_block, slowed, turned, write_video
 
@@ -247,7 +247,7 @@ def test_video_without_frames(tmp_path):
 
 def test_what_a_word_means(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr("tinydet_lite.sources.Camera", lambda given: opened.append(given))
+    monkeypatch.setattr("tinydet_lite.media.sources.Camera", lambda given: opened.append(given))
     cameras = ["0", "/dev/video7", "rtsp://host/1", "http://host/stream", "tcp://127.0.0.1:8888"]
     for word in cameras:
         open_source(word)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tinydet_lite.stopping import StopSignals
+from tinydet_lite.commands.stopping import StopSignals
 
 
 def send(number):

@@ -12,8 +12,8 @@ import pytest
 from tinydet_lite.detections import Detections
 from tinydet_lite.detector import Detector, Timing
 from tinydet_lite.errors import UserError
-from tinydet_lite.sources import Frame, Problem
-from tinydet_lite.stream import Meter, Result, detect_frames
+from tinydet_lite.media.sources import Frame, Problem
+from tinydet_lite.media.stream import Meter, Result, detect_frames
 
 from .conftest import scene_boxes
 
@@ -169,7 +169,7 @@ def test_memory_stays_flat(model_path, tmp_path):
         import os, sys
         import numpy as np
         from pathlib import Path
-        from tinydet_lite import sources
+        from tinydet_lite.media import sources
         from tinydet_lite.commands import detect
 
         FRAMES = int(sys.argv[3])

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tinydet_lite import writers
 from tinydet_lite.detections import Detections
 from tinydet_lite.errors import UserError
-from tinydet_lite.sources import Frame
-from tinydet_lite.stream import Result
-from tinydet_lite.writers import Behind, CocoResults, DrawnVideo, drawn_names, file_stem, image_ids, label_names
+from tinydet_lite.media import writers
+from tinydet_lite.media.sources import Frame
+from tinydet_lite.media.stream import Result
+from tinydet_lite.media.writers import Behind, CocoResults, DrawnVideo, drawn_names, file_stem, image_ids, label_names
 
 from .videos import read_video
 

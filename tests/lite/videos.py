@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tinydet_lite.opencv import Capture, Mp4
+from tinydet_lite.media.opencv import Capture, Mp4
 
 
 def moving_block(index: int, width: int = 128, height: int = 96) -> NDArray[np.uint8]:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from .detections import Detections
 from .errors import UserError
 from .files import PathLike
-from .flatbuffer import check_flatbuffer
 from .forms import Outputs, form_of
+from .guard.flatbuffer import check_flatbuffer
 from .metadata import read_model
 from .preprocess import ImageSource, as_rgb_array, resize_to
 from .runtime import Session

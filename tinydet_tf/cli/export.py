@@ -77,7 +77,7 @@ def main() -> None:
     if not args.output.parent.is_dir():
         raise UserError(f"--output {args.output}: there is no folder {args.output.parent}")
 
-    from tinydet_lite.inspect import inspect_model
+    from tinydet_lite.lab.inspection import inspect_model
     from tinydet_tf.data.splits import load_split
     from tinydet_tf.export.calibration import (
         DEFAULT_IMAGES,

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tinydet_lite.commands.tables import table as text_table
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import check_target
-from tinydet_lite.tables import table as text_table
 from tinydet_tf.config import VARIANTS
 
 

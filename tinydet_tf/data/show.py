@@ -9,7 +9,7 @@ from PIL import Image
 
 from tinydet_lite.boxes import to_continuous
 from tinydet_lite.detections import Detections
-from tinydet_lite.drawing import draw
+from tinydet_lite.media.drawing import draw
 
 #: Pixels between two images.
 _GAP = 4

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from tinydet_lite.benchmark import benchmark
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_path, atomic_write
-from tinydet_lite.inspect import inspect_model
+from tinydet_lite.lab.benchmark import benchmark
+from tinydet_lite.lab.inspection import inspect_model
 from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.export.calibration import Observation, Samples, observe

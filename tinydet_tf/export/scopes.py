@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tinydet_lite.profile import PARTS
+from tinydet_lite.lab.operators import PARTS
 
 IMAGE = "image"
 TRUNK, TABLE, PROPOSALS, ROI, HEAD, FINAL = PARTS

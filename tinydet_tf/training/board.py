@@ -22,8 +22,8 @@ import tf_keras as keras
 from PIL import Image
 
 from tinydet_lite.detections import Detections
-from tinydet_lite.drawing import draw
 from tinydet_lite.errors import UserError
+from tinydet_lite.media.drawing import draw
 from tinydet_tf.data.coco import CocoDataset, CocoImage
 from tinydet_tf.data.pipeline import load_arrays
 from tinydet_tf.evaluation import ImageDetector

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..benchmark import BenchmarkReport, BenchmarkResult, FileResult, benchmark, full_benchmark
-from ..ceiling import CHANNELS, SIZE
 from ..cli import printable, run
 from ..files import atomic_write, check_target
+from ..guard.trial import try_model
+from ..lab.benchmark import BenchmarkReport, BenchmarkResult, FileResult, benchmark, full_benchmark
+from ..lab.ceiling import CHANNELS, SIZE
+from ..lab.operators import PARTS
 from ..preprocess import as_rgb_array
-from ..profile import PARTS
-from ..tables import table
-from ..trial import try_model
+from .tables import table
 
 _UNKNOWN = "-"
 

@@ -9,18 +9,15 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..classes import class_ids_of
 from ..cli import printable, run
 from ..detector import Detector
 from ..errors import UserError
 from ..files import check_target
-from ..models import DIGITS
-from ..sources import ImageFiles, Problem, Source, open_source
-from ..stopping import StopSignals
-from ..stream import AnyDetector, Meter, detect_frames
-from ..tiles import TiledDetector
-from ..trial import try_model
-from ..writers import (
+from ..guard.trial import try_model
+from ..media.classes import class_ids_of
+from ..media.sources import ImageFiles, Problem, Source, open_source
+from ..media.stream import AnyDetector, Meter, detect_frames
+from ..media.writers import (
     Behind,
     CocoResults,
     CsvTable,
@@ -33,7 +30,10 @@ from ..writers import (
     file_stem,
     image_ids,
 )
+from ..models import DIGITS
+from ..tiles import TiledDetector
 from .progress import Progress
+from .stopping import StopSignals
 from .tile_options import add_tile_options, tile_arguments
 
 FORMATS = ("json", "coco", "yolo", "csv")

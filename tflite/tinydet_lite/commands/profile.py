@@ -12,9 +12,9 @@ from typing import Any
 
 from ..cli import printable, run
 from ..files import atomic_write, check_target
+from ..lab.operators import Group, Profile, profile
 from ..preprocess import as_rgb_array
-from ..profile import Group, Profile, profile
-from ..tables import table
+from .tables import table
 
 _NAME_WIDTH = 60
 

@@ -9,7 +9,7 @@ from collections import Counter
 
 from ..cli import printable
 from ..detections import Detections
-from ..stream import Meter, Result
+from ..media.stream import Meter, Result
 
 _STATUS_SECONDS = 0.2
 _LINE_SECONDS = 5.0

@@ -24,9 +24,9 @@ from typing import Any, Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .child import ChildCrashed, ChildTimedOut, run_module
-from .cli import run
-from .errors import UserError
+from ..cli import run
+from ..errors import UserError
+from ..guard.child import ChildCrashed, ChildTimedOut, run_module
 
 _PACKAGE = "ai_edge_litert"
 _LIBRARIES = ("libLiteRt.so", "libLiteRt.dylib", "libLiteRt.dll", "LiteRt.dll")
@@ -158,7 +158,7 @@ def _find_library() -> Path:
 
 def _call_child(folder: str) -> None:
     try:
-        run_module("litert_profiler", [folder], "LiteRT's profiler", _TIMEOUT_SECONDS)
+        run_module("lab.litert_profiler", [folder], "LiteRT's profiler", _TIMEOUT_SECONDS)
     except ChildTimedOut as error:
         raise UserError(f"{error}; ask for fewer runs") from error
     except ChildCrashed as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from .errors import UserError
+from ..errors import UserError
 
 _NEAREST = 5
 

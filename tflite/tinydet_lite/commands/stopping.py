@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from .cli import EXIT_TERMINATED
+from ..cli import EXIT_TERMINATED
 
 
 class StopSignals:

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .detections import CSV_FIELDS
+from ..detections import CSV_FIELDS
+from ..errors import UserError, os_reason
+from ..files import atomic_path, atomic_write, check_target
 from .drawing import draw
-from .errors import UserError, os_reason
-from .files import atomic_path, atomic_write, check_target
 from .opencv import Mp4, count_frames
 from .stream import Result
 

@@ -11,15 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from .cli import printable
-from .files import PathLike
-from .flatbuffer import check_flatbuffer
+from ..cli import printable
+from ..runtime import build_interpreter
 from .macs import operator_macs
-from .metadata import INFO_MEMBER, parse_model, read_bytes
-from .runtime import build_interpreter
 
 _DELEGATE = "delegate"  # what interpreters call the node that stands for a partition, in capitals or not
 
@@ -93,20 +89,6 @@ class Inspection:
             listed = ", ".join(f"{number} {printable(operator)}" for operator, number in kinds)
             lines.append(f"on {self.runtime}'s own kernels: {listed}")
         return lines
-
-
-def read_flatbuffer(path: PathLike) -> bytes:
-    """The model in a .tflite, TinyDet's or another's, without the metadata behind TinyDet's.
-
-    Raises:
-        UserError: it cannot be read, is no .tflite, is a damaged TinyDet file, or its flatbuffer is damaged
-            (`flatbuffer.check_flatbuffer`).
-    """
-    content, name = read_bytes(path), str(Path(path))
-    if INFO_MEMBER.encode() in content:
-        content = parse_model(content, name).model
-    check_flatbuffer(content, name)
-    return content
 
 
 def inspect_model(model: bytes) -> Inspection:

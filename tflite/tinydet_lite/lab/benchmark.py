@@ -13,16 +13,16 @@ from pathlib import Path
 
 import numpy as np
 
+from ..detector import Detector
+from ..errors import UserError
+from ..files import PathLike
+from ..metadata import read_model
+from ..preprocess import ImageSource, as_rgb_array
+from ..runtime import Session
 from .ceiling import INPUT, STACK_MACS, conv_stack, stack_input
-from .detector import Detector
-from .errors import UserError
-from .files import PathLike
-from .inspect import inspect_model
+from .inspection import inspect_model
 from .memory import PeakMemory, peak_memory
-from .metadata import read_model
-from .preprocess import ImageSource, as_rgb_array
-from .profile import profile
-from .runtime import Session
+from .operators import profile
 from .synthetic import synthetic_image
 
 #: What the ceiling is measured in.

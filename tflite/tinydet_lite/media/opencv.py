@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UserError
+from ..errors import UserError
 
 # How long a network camera may be silent, in milliseconds; OpenCV's own limit is 30 s.
 _TIMEOUT_MS = 10_000

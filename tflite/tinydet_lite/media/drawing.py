@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .detections import Detections
-from .errors import UserError
-from .files import PathLike
-from .preprocess import ImageSource, as_rgb_array
+from ..detections import Detections
+from ..errors import UserError
+from ..files import PathLike
+from ..preprocess import ImageSource, as_rgb_array
 
 # Sizes below are for a picture whose longer side has this many pixels, and grow with it.
 REFERENCE_SIDE = 960

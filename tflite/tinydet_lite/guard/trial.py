@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import UserError
+from ..files import PathLike
+from ..runtime import RUNTIME_VARIABLE, build_interpreter
 from .child import ChildCrashed, ChildNotStarted, run_module
-from .errors import UserError
-from .files import PathLike
-from .inspect import read_flatbuffer
-from .runtime import RUNTIME_VARIABLE, build_interpreter
+from .flatbuffer import read_flatbuffer
 
 _TIMEOUT_SECONDS = 120.0
 _DISTRIBUTIONS = ("ai-edge-litert", "tflite-runtime", "tensorflow", "numpy")
@@ -49,7 +49,7 @@ def try_model(path: PathLike, timeout: float = _TIMEOUT_SECONDS) -> None:
         copy = Path(folder, "model.tflite")
         copy.write_bytes(model)
         try:
-            run_module("trial", [str(copy)], f"{path} cannot be run", timeout)
+            run_module("guard.trial", [str(copy)], f"{path} cannot be run", timeout)
         except ChildNotStarted:
             # A sandbox, perhaps: what has no processes must do without a trial.
             return

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .cli import EXIT_WRONG_INPUT
-from .errors import UserError, os_reason
+from ..cli import EXIT_WRONG_INPUT
+from ..errors import UserError, os_reason
 
 
 class ChildCrashed(UserError):
@@ -35,7 +35,7 @@ def run_module(
     """`python -m tinydet_lite.MODULE ARGUMENTS`.
 
     Args:
-        module: its name in this package.
+        module: its name in this package, "guard.trial".
         arguments: its sys.argv[1:]. Paths must be absolute, for the working directory is another one there.
         purpose: how errors begin, before a colon: "x.tflite cannot be run".
         timeout: seconds.
@@ -50,14 +50,14 @@ def run_module(
         ChildCrashed: it did not end in order.
         UserError: it ended with `cli.EXIT_WRONG_INPUT`; the message is the last line of its stderr.
     """
-    package_parent = str(Path(__file__).resolve().parents[1])
+    package_parent = str(Path(__file__).resolve().parents[2])
     inherited = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     paths = [package_parent, *map(os.path.abspath, inherited)]
     command = [sys.executable, "-m", f"tinydet_lite.{module}", *arguments]
     try:
         done = subprocess.run(
             command,
-            # Python looks for modules in the working directory first, and this package has an inspect.py.
+            # Python looks for modules in the working directory first, where anything may lie.
             cwd=os.path.abspath(os.sep),
             env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(paths)},
             stdin=subprocess.DEVNULL,

@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from .errors import UserError
-from .files import PathLike
-from .inspect import InputTensor, Inspection, Node, inspect_model, read_flatbuffer
+from ..errors import UserError
+from ..files import PathLike
+from ..guard.flatbuffer import read_flatbuffer
+from ..guard.trial import try_model
+from ..preprocess import ImageSource, as_rgb_array
+from .inspection import InputTensor, Inspection, Node, inspect_model
 from .litert_profiler import Event, Run, litert_version, profile_runs
-from .preprocess import ImageSource, as_rgb_array
 from .synthetic import synthetic_image
-from .trial import try_model
 
 #: Name scopes that scripts/export.py gives the parts of a detector, in the order of the data; "image", the
 #: normalization, is not among them.

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import math
 import struct
+from pathlib import Path
 from typing import Union
 
-from .errors import UserError
-from .metadata import IDENTIFIER
+from ..errors import UserError
+from ..files import PathLike
+from ..metadata import IDENTIFIER, INFO_MEMBER, parse_model, read_bytes
 
 _VERSION = 3
 _STRING = "string"
@@ -116,6 +118,20 @@ class _Table:
 
     def at(self, slot: int) -> int:
         return self.slots[slot] if slot < len(self.slots) else 0
+
+
+def read_flatbuffer(path: PathLike) -> bytes:
+    """The model in a .tflite, TinyDet's or another's, without the metadata behind TinyDet's.
+
+    Raises:
+        UserError: it cannot be read, is no .tflite, is a damaged TinyDet file, or its flatbuffer is damaged
+            (`check_flatbuffer`).
+    """
+    content, name = read_bytes(path), str(Path(path))
+    if INFO_MEMBER.encode() in content:
+        content = parse_model(content, name).model
+    check_flatbuffer(content, name)
+    return content
 
 
 def check_flatbuffer(model: bytes, name: str) -> None:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .child import run_module
-from .cli import run
-from .files import PathLike
-from .inspect import read_flatbuffer
-from .runtime import RUNTIME_VARIABLE, RUNTIMES, Session
+from ..cli import run
+from ..files import PathLike
+from ..guard.child import run_module
+from ..guard.flatbuffer import read_flatbuffer
+from ..runtime import RUNTIME_VARIABLE, RUNTIMES, Session
 
 _STATUS = Path("/proc/self/status")
 _TIMEOUT_SECONDS = 600
@@ -56,7 +56,7 @@ def peak_memory(path: PathLike, runtime: str, num_threads: int = 1) -> PeakMemor
         UserError: the child cannot run the model.
     """
     told = run_module(
-        "memory",
+        "lab.memory",
         [os.path.abspath(path), runtime, str(num_threads)],
         f"{path}: its memory could not be measured",
         _TIMEOUT_SECONDS,

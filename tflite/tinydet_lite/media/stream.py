@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .detections import Detections
-from .detector import Detector, Timing
+from ..detections import Detections
+from ..detector import Detector, Timing
 from .sources import Frame, Problem, Source
 
 # Frames that wait for the network; another is being made ready, a third is in the network. Few, because a decoded

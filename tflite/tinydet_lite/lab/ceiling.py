@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import UserError
-from .metadata import IDENTIFIER
+from ..errors import UserError
+from ..metadata import IDENTIFIER
 
 SIZE = 80  # H and W
 CHANNELS = 256

@@ -1,0 +1,1 @@
+"""The guard against damaged and forged models: structure checked, and tried in a child process first."""

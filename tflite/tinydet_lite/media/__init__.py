@@ -1,0 +1,1 @@
+"""Pictures and streams: what detections are made on, drawn on and written to."""
