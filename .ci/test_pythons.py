@@ -7,6 +7,7 @@ own, .venvs/3.X, which `make` builds as it builds .venv. Needs Python's standard
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
 import shutil
@@ -36,9 +37,10 @@ def interpreter(version: str) -> Path | None:
     candidates = [shutil.which(f"python{version}"), *map(str, pyenv.glob(f"{version}.*/bin/python{version}"))]
     for candidate in filter(None, candidates):
         # pyenv's shims are on the PATH for versions that are not switched on, and then fail.
-        done = subprocess.run([candidate, "-c", "import venv, ensurepip"], capture_output=True, check=False)
-        if done.returncode == 0:
-            return Path(candidate)
+        with contextlib.suppress(OSError):
+            done = subprocess.run([candidate, "-c", "import venv, ensurepip"], capture_output=True, check=False)
+            if done.returncode == 0:
+                return Path(candidate)
     return None
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 #: The share of rows that may be without a partner: 6 of 200 proposals, three times what one other choice of NMS moves.
 FEW = 0.03
+#: And of fewer rows so many: two other choices.
+FEWEST = 4
 
 
 def share_apart(
@@ -32,10 +34,11 @@ def share_apart(
 def assert_same_rows(
     rows: dict[str, np.ndarray], others: dict[str, np.ndarray], *, pixels: float, probability: float
 ) -> None:
-    """All but FEW of the rows have a partner, both ways: neither side may repeat one row instead of the others."""
+    """All but FEW (or FEWEST) of the rows have a partner, both ways: neither side may repeat one row for others."""
     for ours, theirs in ((rows, others), (others, rows)):
         apart = share_apart(ours, theirs, pixels=pixels, probability=probability)
-        assert apart <= FEW, f"{apart:.3f} of the rows have no partner within {pixels} pixels and {probability}"
+        allowed = max(FEW, FEWEST / len(ours["boxes"]))
+        assert apart <= allowed, f"{apart:.3f} of the rows have no partner within {pixels} pixels and {probability}"
 
 
 def first(outputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

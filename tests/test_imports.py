@@ -59,7 +59,15 @@ def test_the_model_knows_nothing_of_targets() -> None:
 
 
 def test_what_only_reads_data_imports_nothing_of_training() -> None:
-    for name in ("evaluate", "show_batch", "anchor_coverage", "receptive_field", "quantize_experiments", "detect"):
+    for name in (
+        "evaluate",
+        "export",
+        "show_batch",
+        "anchor_coverage",
+        "receptive_field",
+        "quantize_experiments",
+        "detect",
+    ):
         path = ROOT / "tinydet_tf" / "cli" / f"{name}.py"
         assert not {n for n in imports_of(path) if n.startswith("tinydet_tf.training")}, path
     for path in (ROOT / "tinydet_tf" / "analysis").rglob("*.py"):

@@ -24,6 +24,8 @@ from tinydet_tf.model.detector import TinyDet
 
 SUFFIX = ".weights.h5"
 BEST, LAST = f"best{SUFFIX}", f"last{SUFFIX}"
+#: The ranges that a quantization-aware run keeps beside them for its int8 export (export/kept_ranges.py).
+CALIBRATION = "calibration.json"
 _ATTRIBUTE, _DIGEST = "tinydet_config", "tinydet_sha256"
 #: "backbone" in a file that holds no more than that.
 _PART = "tinydet_part"

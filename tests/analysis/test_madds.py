@@ -146,7 +146,7 @@ def test_command(command: Command) -> None:
     [
         (["--variant", "XL"], "variant 'XL' does not exist"),
         (["--num-classes", "0"], "--num-classes is 0; give at least 1 and at most"),
-        (["--config", "absent.yaml"], "absent.yaml cannot be read"),
+        (["--config", "absent.yaml"], "absent.yaml is neither a file nor the name of one"),
         (["--set", "model.backbone=resnet"], "backbone 'resnet' is unknown"),
         (["--set", "model.pyramid_conv=dense"], "pyramid_conv is 'dense'; choose 'scconv' or 'conventional'"),
     ],

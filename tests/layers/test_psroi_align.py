@@ -17,8 +17,9 @@ PYRAMIDS = {  # level sizes, strides, finest: what S, M and L pool
     "M": ((80, 40, 20), (4, 8, 16), 22.4),
     "L": ((128, 64, 32), (4, 8, 16), 35.8),
 }
-# Measured: at most 7.3e-6 (crops, L, max, where a coordinate of 128 cells in float32 is only known to 8e-6 cells).
-TOLERANCE = 1e-5
+# A coordinate of up to 128 cells is rounded to 8e-6 cells, three times and on both axes, and the maps have slopes of up
+# to 1 a cell. A sample that is a quarter of a cell off is far above it. Here at most 7.3e-6 (crops, L, max).
+TOLERANCE = 5e-5
 
 
 def features_of(sizes: tuple[int, ...], batch: int = 2) -> list[np.ndarray]:

@@ -87,17 +87,28 @@ def test_at_most_a_few_frames_ahead():
 
 
 def test_the_next_frame_is_read_while_the_network_works():
-    source, detector = FakeSource(frames(12), pause=0.03), FakeDetector(0.03)
-    start = time.perf_counter()
+    """Every detection ends when the source has given the next frame, or after ten seconds: no clock is compared."""
+    source = FakeSource(frames(12))
+
+    class Patient(FakeDetector):
+        missed = 0
+
+        def timed(self, image):
+            wanted, end = min(int(image[0, 0, 0]) + 2, 12), time.monotonic() + 10
+            while source.given < wanted and time.monotonic() < end:
+                time.sleep(0.001)
+            self.missed += source.given < wanted
+            return super().timed(image)
+
+    detector = Patient()
     assert len(list(detect_frames(source, detector))) == 12
-    # One after the other it would be 0.72 s. Measured 0.40 s.
-    assert time.perf_counter() - start < 0.62
+    assert detector.missed == 0
 
 
 def test_a_live_source_does_not_lag():
     source, detector, meter = FakeSource(frames(40), live=True, pause=0.01), FakeDetector(0.05), Meter()
     results = list(detect_frames(source, detector, meter=meter))
-    assert 4 <= len(results) <= 20
+    assert 2 <= len(results) < 40  # on any machine some frames are passed over, and not all
     assert detector.seen == sorted(set(detector.seen))
     assert detector.seen[-1] == 39
     assert meter.dropped == 40 - len(results) > 0

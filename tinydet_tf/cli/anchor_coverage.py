@@ -18,7 +18,7 @@ from tinydet_lite.files import atomic_write, check_target
 from tinydet_tf.analysis.anchor_sets import MODELS, AnchorSet, anchor_set, tinydet
 from tinydet_tf.analysis.paper import TABLE2
 from tinydet_tf.commands import command_text
-from tinydet_tf.config import DIGITS, VARIANTS, Config, load_config
+from tinydet_tf.config import VARIANTS, Config, load_config
 
 if TYPE_CHECKING:
     from tinydet_tf.analysis.anchor_coverage import Coverage
@@ -124,14 +124,14 @@ def load(args: argparse.Namespace, config: Config) -> list[ImageBoxes]:
     if args.annotations is not None:
         images = read_annotations(args.annotations, args.images)
     else:
-        from tinydet_tf.data.splits import load_split, named
+        from tinydet_tf.data.splits import is_digits, load_split
 
         data = dataclasses.replace(config.data, limit=None)
         if args.data is not None:
             data = dataclasses.replace(
                 data, root=args.data, train_json=None, train_images=None, val_json=None, val_images=None
             )
-        if args.data is None and named(data).root == DIGITS:
+        if args.data is None and is_digits(data):
             print("No --annotations or --data given: the embedded digits set.")
         images = from_dataset(load_split(data, args.split))
     images = images[: args.limit]

@@ -95,7 +95,7 @@ def main() -> None:
         check_cluster(os.environ)
 
     # Only now, so that --help and a mistyped key do not wait for TensorFlow.
-    from tinydet_tf.data.splits import described
+    from tinydet_tf.data.splits import is_digits
     from tinydet_tf.training.distribution import is_chief, open_strategy
     from tinydet_tf.training.run import train
     from tinydet_tf.training.run_folder import resumed_config
@@ -106,9 +106,9 @@ def main() -> None:
 
     if args.resume:
         config = resumed_config(output, args.assignments)
-    elif not given:
+    elif not given and is_digits(config.data):
         source = "the configuration of --init" if base else recipe.name if recipe else "the defaults"
-        print(f"No --data given: training on {described(config.data)} with {source}.")
+        print(f"No --data given: training on the embedded digits set with {source}.")
     init = weights_file(args.init) if args.init else None
     start = time.monotonic()
     result = train(config, output, init=init, resume=args.resume, overwrite=args.overwrite, strategy=strategy)

@@ -18,6 +18,11 @@ from tinydet_tf.data.digits import CLASS_NAMES, digits_folder
 _LOG = logging.getLogger(__name__)
 
 
+def is_digits(data: DataConfig) -> bool:
+    """Whether a configuration means the embedded set, by its name or by naming nothing; jsons go before it."""
+    return named(data).root == DIGITS and data.train_json is None and data.val_json is None
+
+
 def named(data: DataConfig) -> DataConfig:
     """The same with the digits named, where no data set is."""
     return data if _given(data) else dataclasses.replace(data, root=DIGITS)
@@ -39,14 +44,12 @@ def data_of(config: Config) -> DataConfig:
 
 def set_name(config: Config) -> str:
     """The name of the set that a model was trained on; "" where it is not one that the project makes itself."""
-    nameless = not _given(config.data) and config.class_names == CLASS_NAMES
-    return DIGITS if nameless or config.data.root == DIGITS else ""
+    return DIGITS if is_digits(config.data) and config.class_names == CLASS_NAMES else ""
 
 
 def described(data: DataConfig) -> str:
     """For people: "the embedded digits set", or the folder or file."""
-    data = named(data)
-    return "the embedded digits set" if data.root == DIGITS else str(data.root or data.train_json or data.val_json)
+    return "the embedded digits set" if is_digits(data) else str(data.root or data.train_json or data.val_json)
 
 
 def load_split(data: DataConfig, split: str) -> CocoDataset:
@@ -78,7 +81,7 @@ def load_split(data: DataConfig, split: str) -> CocoDataset:
 def preparation(data: DataConfig) -> dict[str, Any]:
     """What the input pipeline does to training images, as arguments of `build_pipeline` and `make_stages`."""
     # A mirrored 2 is no 2.
-    flips = named(data).root != DIGITS if data.horizontal_flip is None else data.horizontal_flip
+    flips = not is_digits(data) if data.horizontal_flip is None else data.horizontal_flip
     return {
         "horizontal_flip": flips,
         "augmentation": data.augmentation,

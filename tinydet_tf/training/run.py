@@ -177,7 +177,7 @@ def train(
         if progress is not None:
             progress.close()
     if recipe.qat:
-        from tinydet_tf.training.qat_ranges import keep_ranges  # the exporter: a plain run does without
+        from tinydet_tf.export.kept_ranges import keep_ranges  # the exporter: a plain run does without
 
         keep_ranges(folder, train_data)
     return history.summary()
