@@ -160,3 +160,95 @@ def test_broken_images_and_sizes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"4\.png decodes to 200x100"):
         evaluate(nothing, NAMES, dataset)
     assert evaluate(nothing, NAMES, dataset, skip_broken=True).num_images == 3
+
+
+def rewritten(folder: Path, change: Any, encoding: str = "utf-8") -> CocoDataset:
+    document = json.loads((folder / "instances.json").read_text())
+    change(document)
+    (folder / "other.json").write_bytes(json.dumps(document, ensure_ascii=False).encode(encoding))
+    return load_coco(folder / "other.json", folder)
+
+
+def each(key: str, value: Any) -> Any:
+    """Sets a key of every annotation to what `value` makes of the old one."""
+
+    def change(document: dict[str, Any]) -> None:
+        for annotation in document["annotations"]:
+            annotation[key] = value(annotation.get(key))
+
+    return change
+
+
+SAME = {
+    "annotation ids from 0": each("id", lambda number: number - 1),
+    "iscrowd as text": each("iscrowd", str),
+    "iscrowd as a float": each("iscrowd", float),
+    "iscrowd as a truth value": each("iscrowd", bool),
+    "area as text": each("area", str),
+    "nothing": lambda document: None,
+}
+
+
+@pytest.mark.parametrize("writing", SAME)
+def test_the_writing_of_a_value_changes_no_number(writing: str, tmp_path: Path) -> None:
+    """pycocotools, given the file, takes a match with annotation 0 for none, and "0" for a crowd."""
+    expected = write_data(tmp_path)
+    results = some_results(expected)
+    dataset = rewritten(tmp_path, SAME[writing])
+    assert coco_metrics(dataset, results) == coco_metrics(expected, results)
+    for image, other in zip(dataset.images, expected.images, strict=True):
+        np.testing.assert_array_equal(image.is_crowd, other.is_crowd)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_encodings_that_json_may_have(encoding: str, tmp_path: Path) -> None:
+    expected = write_data(tmp_path)
+    results = some_results(expected)
+    dataset = rewritten(tmp_path, lambda document: None, encoding)
+    assert coco_metrics(dataset, results) == coco_metrics(expected, results)
+
+
+@pytest.mark.parametrize("key", ["iscrowd", "area"])
+def test_null_is_as_if_it_were_missing(key: str, tmp_path: Path) -> None:
+    results = some_results(write_data(tmp_path))
+    missing = rewritten(tmp_path, lambda document: [a.pop(key) for a in document["annotations"]])
+    expected = coco_metrics(missing, results)
+    assert coco_metrics(rewritten(tmp_path, each(key, lambda _: None)), results) == expected
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [("iscrowd", 2), ("iscrowd", "yes"), ("iscrowd", [0]), ("iscrowd", -1), ("area", "large"), ("area", -1.0),
+     ("area", float("nan")), ("area", {}), ("area", 10**400)],
+)  # fmt: skip
+def test_what_has_no_meaning_is_named(key: str, value: Any, tmp_path: Path) -> None:
+    write_data(tmp_path)
+
+    def change(document: dict[str, Any]) -> None:
+        document["annotations"][3][key] = value
+
+    with pytest.raises(UserError, match=rf"annotations\[3\] \(id 4\) has {key} .*, expected ") as error:
+        rewritten(tmp_path, change)
+    assert "\n" not in str(error.value)
+
+
+def test_twelve_objects_found_perfectly_give_one(tmp_path: Path) -> None:
+    """With annotation ids from 0 it was 0.865."""
+    dataset = rewritten(write_data(tmp_path).annotation_file.parent, each("id", lambda number: number - 1))
+    document = json.loads(dataset.annotation_file.read_text())
+    results = [
+        {key: a[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for a in document["annotations"]
+        if not a["iscrowd"]
+    ]
+    assert coco_metrics(dataset, results)[0]["AP"] == pytest.approx(1.0)
+
+
+def test_an_image_that_is_listed_twice_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_data(tmp_path)
+
+    def change(document: dict[str, Any]) -> None:
+        document["images"].append({**document["images"][1], "id": 71})
+
+    assert len(rewritten(tmp_path, change)) == 4
+    assert "1 image files are listed more than once (4.png), each time with its own boxes" in caplog.text

@@ -263,17 +263,29 @@ def _read_ahead(dataset: CocoDataset, *, skip_broken: bool) -> Iterator[tuple[Co
 def coco_metrics(dataset: CocoDataset, results: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
     """pycocotools' twelve numbers and the AP of each class for COCO results on a data set.
 
-    The ground truth is read from the annotation file itself, unclipped and with its own areas, as pycocotools reads
-    it; only boxes without a positive width and height, which nothing can match, are left out.
+    pycocotools gets the annotations as they were checked, never the file: unclipped and with their own areas. Only
+    boxes without a positive width and height, which nothing can match, are left out. Annotations are counted from 1,
+    for pycocotools takes a match with id 0 for none.
     """
+    given = dataset.truth
+    rows = zip(given.image_ids.tolist(), given.category_ids.tolist(), given.boxes.tolist(), given.areas.tolist(),
+               given.crowd.tolist(), strict=True)  # fmt: skip
+    annotations = [
+        {"id": index, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
+        for index, (image, category, box, area, crowd) in enumerate(rows, 1)
+        if box[2] > 0 and box[3] > 0
+    ]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        truth = COCO(str(dataset.annotation_file))
-        for annotation in truth.dataset["annotations"]:
-            width, height = annotation["bbox"][2:]
-            annotation.setdefault("iscrowd", 0)
-            annotation.setdefault("area", width * height)
-        valid = [a for a in truth.dataset["annotations"] if a["bbox"][2] > 0 and a["bbox"][3] > 0]
-        truth.dataset["annotations"] = valid
+        truth = COCO()
+        truth.dataset = {
+            "info": {},
+            "images": [{"id": int(image)} for image in np.union1d(given.image_ids, [i.id for i in dataset.images])],
+            "categories": [
+                {"id": number, "name": name}
+                for number, name in zip(dataset.category_ids, dataset.class_names, strict=True)
+            ],
+            "annotations": annotations,
+        }
         truth.createIndex()
         if results:
             found = truth.loadRes([dict(result) for result in results])  # it writes into what it gets

@@ -10,6 +10,8 @@ carry no orientation, so the question arises only for other data sets.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
 import json
 import logging
@@ -73,14 +75,33 @@ class CocoReport:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """The annotations of a file as evaluation needs them, checked, unclipped and with their own areas; A annotations.
+
+    image_ids, category_ids: int64 [A]; boxes: float64 [A, 4] x, y, width, height in pixels; areas: float64 [A], pixels;
+    crowd: bool [A].
+    """
+
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    boxes: np.ndarray
+    areas: np.ndarray
+    crowd: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class CocoDataset:
-    """Images in the order of the file. category_ids[c] and class_names[c] belong to class c."""
+    """Images in the order of the file. category_ids[c] and class_names[c] belong to class c.
+
+    truth: of all images of the file, also in a subset.
+    """
 
     images: tuple[CocoImage, ...]
     category_ids: tuple[int, ...]
     class_names: tuple[str, ...]
     annotation_file: Path
     report: CocoReport
+    truth: GroundTruth
 
     def __len__(self) -> int:
         return len(self.images)
@@ -212,8 +233,10 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
     entries.check_unique("annotations", entries.column("annotations", "id", int))
     image_index = entries.indices("annotations", "image_id", image_ids)
     class_index = entries.indices("annotations", "category_id", [category_id for category_id, _ in by_id])
-    crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in document["annotations"]], bool)
+    crowd = entries.crowds()
     corners = read_corners(annotation_file, document["annotations"])
+    given_boxes = np.array([entry["bbox"] for entry in document["annotations"]], np.float64).reshape(-1, 4)
+    areas = entries.areas(given_boxes)
 
     limits = np.tile(sizes, 2)[image_index].astype(np.float64)
     clipped_corners = np.clip(corners, 0.0, limits)
@@ -248,6 +271,7 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
         crowd=int(crowds.sum()),
         empty=int((np.diff(ends) == 0).sum()),
     )
+    _warn_of_copies(annotation_file, paths)
     if report.clipped or report.dropped:
         _LOG.warning(
             "%s: of %d boxes, %d clipped to their image and %d dropped (thinner than a pixel inside it)",
@@ -262,7 +286,26 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
         class_names=tuple(name for _, name in by_id),
         annotation_file=annotation_file,
         report=report,
+        truth=GroundTruth(
+            image_ids=np.array(image_ids, np.int64)[image_index],
+            category_ids=np.array([category_id for category_id, _ in by_id], np.int64)[class_index],
+            boxes=given_boxes,
+            areas=areas,
+            crowd=crowd,
+        ),
     )
+
+
+def _warn_of_copies(annotation_file: Path, paths: list[Path]) -> None:
+    """Two entries that name one file, as where two annotation jobs were merged."""
+    counts = collections.Counter(paths)
+    copies = [path.name for path, count in counts.items() if count > 1]
+    if copies:
+        _LOG.warning(
+            "%s: %d image files are listed more than once (%s%s), each time with its own boxes: every entry is trained "
+            "and measured as if the others' objects were background; merge their annotations under one entry",
+            annotation_file, len(copies), ", ".join(copies[:5]), ", ..." if len(copies) > 5 else "",
+        )  # fmt: skip
 
 
 def read_json(annotation_file: Path) -> dict[str, Any]:
@@ -331,6 +374,36 @@ class Entries:
                     raise UserError(f'{where} has no "{key}"; expected {wanted}')
                 raise UserError(f'{where} has "{key}" {_shown.repr(values[index])}, expected {wanted}')
         return converted
+
+    def crowds(self) -> np.ndarray:
+        """iscrowd of each annotation, bool [A]: 0 or 1, which some tools write as text, a float or true; none is 0."""
+        return np.array([bool(self._number(index, "iscrowd", 0.0, "0 or 1", {0.0, 1.0}))
+                         for index in range(len(self.document["annotations"]))], bool)  # fmt: skip
+
+    def areas(self, boxes: np.ndarray) -> np.ndarray:
+        """area of each annotation, float64 [A] pixels; where there is none, that of its box, [A, 4] x, y, w, h."""
+        with np.errstate(over="ignore"):
+            of_box = np.prod(boxes[:, 2:], 1)
+        return np.array([self._number(index, "area", float(own), "a number of square pixels, zero or more")
+                         for index, own in enumerate(of_box)], np.float64)  # fmt: skip
+
+    def _number(self, index: int, key: str, default: float, wanted: str, allowed: set[float] | None = None) -> float:
+        """An annotation's optional number. Text that is a number counts as that; null is as if the key were missing."""
+        entry = self.document["annotations"][index]
+        value = entry.get(key)
+        if value is None:
+            return default
+        number = math.nan
+        if isinstance(value, int | float | str):
+            text = value.strip().lower() if isinstance(value, str) else value
+            with contextlib.suppress(ValueError, OverflowError):
+                number = float({"true": 1, "false": 0}.get(text, text) if allowed and isinstance(text, str) else text)
+        if not math.isfinite(number) or number < 0 or (allowed is not None and number not in allowed):
+            raise UserError(
+                f"{self.file}: annotations[{index}] (id {_shown.repr(entry.get('id'))}) has {key} "
+                f"{_shown.repr(value)}, expected {wanted}"
+            )
+        return number
 
     def check_unique(self, table: str, ids: list[int]) -> None:
         if len(set(ids)) != len(ids):
