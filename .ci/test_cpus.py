@@ -60,7 +60,9 @@ def run(setting: str) -> Row:
         # One process: those of xdist would run on the real processor.
         command = [*EMULATOR, sys.executable, "-m", "pytest", *COMPUTING_LITE]
     else:
-        command = [sys.executable, "-m", "pytest", "-n", "2", *TENSORFLOW, *(LITE if setting == "default" else [])]
+        command = [sys.executable, "-m", "pytest", "-n", "2", *TENSORFLOW]
+        # LiteRT asks no variable of oneDNN's, and what a run notes in its logs is no arithmetic.
+        command += LITE if setting == "default" else ["--ignore=tests/training/test_seeing.py"]
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
         command += ["-q", "-m", "not slow", f"--junitxml={report}"]
