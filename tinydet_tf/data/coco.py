@@ -237,6 +237,7 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
     corners = read_corners(annotation_file, document["annotations"])
     given_boxes = np.array([entry["bbox"] for entry in document["annotations"]], np.float64).reshape(-1, 4)
     areas = entries.areas(given_boxes)
+    measured = (given_boxes[:, 2:] >= 0).all(axis=1)  # nothing can be found in a box that is inside out
 
     limits = np.tile(sizes, 2)[image_index].astype(np.float64)
     clipped_corners = np.clip(corners, 0.0, limits)
@@ -287,11 +288,11 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
         annotation_file=annotation_file,
         report=report,
         truth=GroundTruth(
-            image_ids=np.array(image_ids, np.int64)[image_index],
-            category_ids=np.array([category_id for category_id, _ in by_id], np.int64)[class_index],
-            boxes=given_boxes,
-            areas=areas,
-            crowd=crowd,
+            image_ids=np.array(image_ids, np.int64)[image_index[measured]],
+            category_ids=np.array([category_id for category_id, _ in by_id], np.int64)[class_index[measured]],
+            boxes=given_boxes[measured],
+            areas=areas[measured],
+            crowd=crowd[measured],
         ),
     )
 
@@ -384,8 +385,16 @@ class Entries:
         """area of each annotation, float64 [A] pixels; where there is none, that of its box, [A, 4] x, y, w, h."""
         with np.errstate(over="ignore"):
             of_box = np.prod(boxes[:, 2:], 1)
-        return np.array([self._number(index, "area", float(own), "a number of square pixels, zero or more")
-                         for index, own in enumerate(of_box)], np.float64)  # fmt: skip
+        # A box that is inside out is dropped, whatever area its tool computed for it (w * h is negative then).
+        inside_out = (boxes[:, 2:] < 0).any(axis=1)
+        wanted = "a number of square pixels, zero or more"
+        return np.array(
+            [
+                0.0 if dropped else self._number(index, "area", float(own), wanted)
+                for index, (own, dropped) in enumerate(zip(of_box.tolist(), inside_out.tolist(), strict=True))
+            ],
+            np.float64,
+        )
 
     def _number(self, index: int, key: str, default: float, wanted: str, allowed: set[float] | None = None) -> float:
         """An annotation's optional number. Text that is a number counts as that; null is as if the key were missing."""
