@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import references
-from tinydet_tf.training.assign import Assignment, assign
-from tinydet_tf.training.sample import RPN_SEED, random_priority, sample
+from tinydet_tf.training.step.assign import Assignment, assign
+from tinydet_tf.training.step.sample import RPN_SEED, random_priority, sample
 
 RPN: dict[str, Any] = {"positive_iou": 0.5, "negative_iou": 0.3, "best_iou": 0.3}
 RCNN: dict[str, Any] = {"positive_iou": 0.5, "negative_iou": 0.5, "best_iou": None}

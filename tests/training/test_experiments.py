@@ -16,8 +16,8 @@ import pytest
 from commands import SCRIPTS, Command
 from tinydet_lite.errors import UserError
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.training import experiments
-from tinydet_tf.training.experiments import load_plan, results, run_folder, run_plan, table
+from tinydet_tf.training.run import experiments
+from tinydet_tf.training.run.experiments import load_plan, results, run_folder, run_plan, table
 
 PLAN = """
 config: recipe.yaml

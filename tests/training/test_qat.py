@@ -18,15 +18,15 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.config import Config, load_config
 from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.export.convert import count_operators
+from tinydet_tf.export.kept_ranges import export_int8, kept_ranges
 from tinydet_tf.layers.grouped_conv import GroupedConv2D
 from tinydet_tf.model.detector import TinyDet, build_detector
-from tinydet_tf.training import callbacks
-from tinydet_tf.training.fake_quantization import FakeQuantized, Ranges, round_weights
-from tinydet_tf.training.qat import QuantizedDetector, check_qat, qat_config
-from tinydet_tf.training.qat_ranges import export_int8, kept_ranges
-from tinydet_tf.training.run import train
-from tinydet_tf.training.run_folder import CALIBRATION, resumed_config
-from tinydet_tf.weights import BEST, load_detector, save_weights
+from tinydet_tf.training.qat.fake_quantization import FakeQuantized, Ranges, round_weights
+from tinydet_tf.training.qat.quantized_detector import QuantizedDetector, check_qat, qat_config
+from tinydet_tf.training.run import callbacks
+from tinydet_tf.training.run.folder import resumed_config
+from tinydet_tf.training.run.train import train
+from tinydet_tf.weights import BEST, CALIBRATION, load_detector, save_weights
 
 pytest.importorskip("tensorflow_model_optimization")
 

@@ -27,12 +27,12 @@ from tinydet_lite.detections import Detections
 from tinydet_tf.config import Config, load_config
 from tinydet_tf.data.coco import load_coco, locate_split
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.training import board, callbacks, progress
-from tinydet_tf.training.board import PICTURES, chosen_images, ground_truth, side_by_side
-from tinydet_tf.training.progress import Progress
-from tinydet_tf.training.run import make_schedule, train
-from tinydet_tf.training.run_folder import resumed_config
-from tinydet_tf.training.summary import closing
+from tinydet_tf.training.run import board, callbacks, progress
+from tinydet_tf.training.run.board import PICTURES, chosen_images, ground_truth, side_by_side
+from tinydet_tf.training.run.folder import resumed_config
+from tinydet_tf.training.run.progress import Progress
+from tinydet_tf.training.run.summary import closing
+from tinydet_tf.training.run.train import make_schedule, train
 from tinydet_tf.weights import LAST
 
 EPOCHS, STEPS, VAL_IMAGES, SAMPLES = 3, 4, 8, 32

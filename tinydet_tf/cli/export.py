@@ -87,8 +87,8 @@ def main() -> None:
         write_calibration,
     )
     from tinydet_tf.export.convert import count_operators, export, write_tflite
+    from tinydet_tf.export.kept_ranges import export_int8, kept_ranges
     from tinydet_tf.export.schemes import scheme_named
-    from tinydet_tf.training.qat_ranges import export_int8, kept_ranges
     from tinydet_tf.weights import load_detector
 
     detector, config = load_detector(args.model, variant=args.variant)

@@ -27,8 +27,7 @@ from tinydet_tf.export.quantize import observed_tensors, quantize
 from tinydet_tf.export.rewrites import rewrites_for
 from tinydet_tf.export.schemes import FORMATS
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training.run_folder import CALIBRATION
-from tinydet_tf.weights import load_detector, weights_file
+from tinydet_tf.weights import CALIBRATION, load_detector, weights_file
 
 _LOG = logging.getLogger(__name__)
 

@@ -23,9 +23,10 @@ from tinydet_tf.data.splits import load_split, named, preparation
 from tinydet_tf.evaluation import match_classes
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training.board import CANDIDATES_OF
-from tinydet_tf.training.callbacks import DIVERGED, History, make_callbacks
-from tinydet_tf.training.distribution import (
+from tinydet_tf.training.qat.quantized_detector import OBSERVED, QuantizedDetector, check_qat, check_qat_weights
+from tinydet_tf.training.run.board import CANDIDATES_OF
+from tinydet_tf.training.run.callbacks import DIVERGED, History, make_callbacks
+from tinydet_tf.training.run.distribution import (
     PlainCopy,
     check_batch_size,
     is_chief,
@@ -33,12 +34,11 @@ from tinydet_tf.training.distribution import (
     wait_for_all,
     worker,
 )
-from tinydet_tf.training.precision import check_precision
-from tinydet_tf.training.progress import Progress
-from tinydet_tf.training.qat import OBSERVED, QuantizedDetector, check_qat, check_qat_weights
-from tinydet_tf.training.run_folder import METRICS, check_folder, clear_folder, finished_epochs, prepare_folder
-from tinydet_tf.training.schedule import WarmupCosine
-from tinydet_tf.training.trainer import Batch, Trainer
+from tinydet_tf.training.run.folder import METRICS, check_folder, clear_folder, finished_epochs, prepare_folder
+from tinydet_tf.training.run.precision import check_precision
+from tinydet_tf.training.run.progress import Progress
+from tinydet_tf.training.run.schedule import WarmupCosine
+from tinydet_tf.training.step.trainer import Batch, Trainer
 from tinydet_tf.weights import Initialized, initialize, save_weights, with_classes
 
 _LOG = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def train(
         if progress is not None:
             progress.close()
     if recipe.qat:
-        from tinydet_tf.training.qat_ranges import keep_ranges  # the exporter: a plain run does without
+        from tinydet_tf.export.kept_ranges import keep_ranges  # the exporter: a plain run does without
 
         keep_ranges(folder, train_data)
     return history.summary()

@@ -22,11 +22,11 @@ from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.evaluation import ImageDetector, KerasDetector, evaluate
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training.board import IMAGES, OHEM, STEPS, CandidateLosses, Pictures, StepScalars
-from tinydet_tf.training.distribution import PlainCopy, gather_rows, is_chief, worker
-from tinydet_tf.training.progress import Progress
-from tinydet_tf.training.run_folder import BACKUP, LOGS
-from tinydet_tf.training.trainer import Batch, Trainer
+from tinydet_tf.training.run.board import IMAGES, OHEM, STEPS, CandidateLosses, Pictures, StepScalars
+from tinydet_tf.training.run.distribution import PlainCopy, gather_rows, is_chief, worker
+from tinydet_tf.training.run.folder import BACKUP, LOGS
+from tinydet_tf.training.run.progress import Progress
+from tinydet_tf.training.step.trainer import Batch, Trainer
 from tinydet_tf.weights import BEST, LAST
 
 DIVERGED = "the loss is no longer a number; lower train.learning_rate (or train.clip_norm) and start anew"

@@ -31,7 +31,8 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.commands import child_command
 from tinydet_tf.config import Config, load_config
 from tinydet_tf.recipes import plan_file
-from tinydet_tf.training.run_folder import CONFIG, METRICS
+from tinydet_tf.training.run.folder import METRICS
+from tinydet_tf.weights import CONFIG
 
 _LOG = logging.getLogger(__name__)
 _METRICS = ("AP", "AP50", "APs", "APm")

@@ -15,10 +15,10 @@ import tf_keras as keras
 from tinydet_tf.boxes import RCNN_STDS, encode
 from tinydet_tf.config import TrainConfig
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training import losses
-from tinydet_tf.training.assign import Assignment, assign
-from tinydet_tf.training.distribution import sum_over_replicas
-from tinydet_tf.training.sample import RCNN_SEED, RPN_SEED, Samples, random_priority, sample
+from tinydet_tf.training.step import losses
+from tinydet_tf.training.step.assign import Assignment, assign
+from tinydet_tf.training.step.replicas import sum_over_replicas
+from tinydet_tf.training.step.sample import RCNN_SEED, RPN_SEED, Samples, random_priority, sample
 
 Batch = dict[str, tf.Tensor]
 

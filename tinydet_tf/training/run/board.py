@@ -27,7 +27,7 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.data.coco import CocoDataset, CocoImage
 from tinydet_tf.data.pipeline import load_arrays
 from tinydet_tf.evaluation import ImageDetector
-from tinydet_tf.training.trainer import Batch, Trainer
+from tinydet_tf.training.step.trainer import Batch, Trainer
 
 #: Folders in logs/. Keras' are called train and validation.
 STEPS, IMAGES, OHEM = "steps", "images", "ohem"

@@ -9,7 +9,7 @@ from typing import Any
 import tf_keras as keras
 from tqdm import tqdm
 
-from tinydet_tf.training.trainer import LOSSES
+from tinydet_tf.training.step.trainer import LOSSES
 
 
 class Progress(keras.callbacks.Callback):

@@ -23,9 +23,8 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.config import Config, load_config
 from tinydet_tf.model.backbone import normalize
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training.fake_quantization import FakeQuantized, Ranges, load_tfmot
-from tinydet_tf.training.run_folder import CONFIG
-from tinydet_tf.weights import Initialized, read_config, weights_file
+from tinydet_tf.training.qat.fake_quantization import FakeQuantized, Ranges, load_tfmot
+from tinydet_tf.weights import CONFIG, Initialized, read_config, weights_file
 
 _LOG = logging.getLogger(__name__)
 

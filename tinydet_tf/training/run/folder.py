@@ -11,11 +11,9 @@ import tensorflow as tf
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write, remove_leftovers
 from tinydet_tf.config import Config, load_config, save_config
-from tinydet_tf.weights import BEST, LAST
+from tinydet_tf.weights import BEST, CALIBRATION, CONFIG, LAST
 
-CONFIG, METRICS, LOGS, BACKUP = "config.yaml", "metrics.json", "logs", "backup"
-#: The ranges that a quantization-aware run keeps for its int8 export (qat_ranges.py).
-CALIBRATION = "calibration.json"
+METRICS, LOGS, BACKUP = "metrics.json", "logs", "backup"
 #: What a resumed run may change.
 RESUMABLE = ("train.epochs", "train.validate_every", "train.early_stopping_patience")
 _OURS = (CONFIG, METRICS, LOGS, BACKUP, BEST, LAST, CALIBRATION)
