@@ -63,27 +63,28 @@ class QuantizedDetector(TinyDet):
             *self._rcnn.names(),
         ]
         self.ranges = (ranges or Ranges(names)) if rounding else None
-        self._training = False
         self.built = True
 
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking takes seconds
     def features(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
-        """As the plain one's. `rpn` and `rcnn` go on with what `training` is here: whether the ranges follow."""
-        self._training = training
-        return self._pyramid(self._quantize(_INPUT, normalize(images)), self.ranges, training=training)
+        """As the plain one's. Here and in `rpn` and `rcnn`, `training` has the ranges follow the batch."""
+        images = self._quantize(_INPUT, normalize(images), training=training)
+        return self._pyramid(images, self.ranges, training=training)
 
     @tf.autograph.experimental.do_not_convert
-    def rpn(self, features: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def rpn(self, features: Sequence[tf.Tensor], training: bool = False) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         outputs = [
-            self._rpn(feature, self.ranges, prefix=level, training=self._training)
+            self._rpn(feature, self.ranges, prefix=level, training=training)
             for level, feature in zip(self._levels, features, strict=True)
         ]
         return [o[0] for o in outputs], [o[1] for o in outputs]
 
     @tf.autograph.experimental.do_not_convert
-    def rcnn(self, features: Sequence[tf.Tensor], rois: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        pooled = self._quantize(_POOLED, self.pool(features, rois))
-        logits, deltas = self._rcnn(pooled, self.ranges, training=self._training)
+    def rcnn(
+        self, features: Sequence[tf.Tensor], rois: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        pooled = self._quantize(_POOLED, self.pool(features, rois), training=training)
+        logits, deltas = self._rcnn(pooled, self.ranges, training=training)
         return logits, deltas
 
     def observe(self, batches: Iterable[tf.Tensor]) -> None:
@@ -99,8 +100,8 @@ class QuantizedDetector(TinyDet):
         finally:
             self.ranges.observing = False
 
-    def _quantize(self, name: str, x: tf.Tensor) -> tf.Tensor:
-        return x if self.ranges is None else self.ranges.quantize(name, x, training=self._training)
+    def _quantize(self, name: str, x: tf.Tensor, *, training: bool) -> tf.Tensor:
+        return x if self.ranges is None else self.ranges.quantize(name, x, training=training)
 
 
 def qat_config(init: Any, *, other_data: bool = False) -> Config:

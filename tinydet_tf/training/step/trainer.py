@@ -28,9 +28,9 @@ _ASSIGNMENT = Assignment(
 
 
 LOSSES = ("rpn_score", "rpn_box", "rcnn_score", "rcnn_box")
-#: Of what is trained on, means an image.
+#: How many RPN anchors and how many RoIs are trained on: the mean number an image, positives and negatives apart.
 COUNTS = ("rpn_positives", "rpn_negatives", "rcnn_positives", "rcnn_negatives")
-#: Of the forward pass, in their order. The candidates' part finds what each RoI answers for, and chooses (OHEM).
+#: The parts of the forward pass, in their order. "candidates" finds the object of each RoI and chooses RoIs (OHEM).
 PARTS = ("forward", "RPN losses", "proposals", "candidates", "R-CNN losses")
 
 
@@ -91,21 +91,22 @@ class Trainer(keras.Model):
         """The forward pass: the name of each of PARTS and what it computes, the last one all of `compute_losses`."""
         names = iter(PARTS)
         features = self.detector.features(batch["images"], training=training)
-        logits, deltas = self.detector.rpn(features)
+        logits, deltas = self.detector.rpn(features, training=training)
         yield next(names), (features, logits, deltas)
         results = self._rpn_losses(logits, deltas, batch)
         yield next(names), results
         proposals = self._proposals(logits, deltas)
         yield next(names), proposals
-        candidates = self._candidates(features, *proposals, batch)
+        candidates = self._candidates(features, *proposals, batch, training=training)
         yield next(names), candidates
-        yield next(names), {**results, **self._rcnn_losses(features, candidates, batch)}
+        yield next(names), {**results, **self._rcnn_losses(features, candidates, batch, training=training)}
 
     def candidate_losses(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """What OHEM chooses by, as the network is in evaluation: the class losses of all RoIs that are assigned, and of
         those that are chosen, float32 [n] and [m]. Changes nothing."""
         features = self.detector.features(batch["images"], training=False)
-        found = self._candidates(features, *self._proposals(*self.detector.rpn(features)), batch)
+        proposals = self._proposals(*self.detector.rpn(features))
+        found = self._candidates(features, *proposals, batch, training=False)
         chosen = tf.gather(found.priority, found.chosen.index, batch_dims=1)
         return (
             tf.boolean_mask(found.priority, found.assigned),
@@ -166,7 +167,7 @@ class Trainer(keras.Model):
         return tf.stop_gradient(proposals), valid > 0.0
 
     def _candidates(
-        self, features: list[tf.Tensor], proposals: tf.Tensor, valid: tf.Tensor, batch: Batch
+        self, features: list[tf.Tensor], proposals: tf.Tensor, valid: tf.Tensor, batch: Batch, *, training: bool
     ) -> _Candidates:
         """The RoIs of a batch, and which of them the R-CNN is trained on."""
         config = self.config
@@ -187,7 +188,8 @@ class Trainer(keras.Model):
 
         if config.rcnn_sampling == "ohem":
             # What the head of this step does worst on. Nothing is differentiated here.
-            logits, _ = self.detector.rcnn([tf.stop_gradient(f) for f in features], _with_batch_index(rois))
+            still = [tf.stop_gradient(level) for level in features]
+            logits, _ = self.detector.rcnn(still, _with_batch_index(rois), training=training)
             hardness = losses.class_losses(tf.stop_gradient(logits), tf.reshape(labels, [-1]))
             priority = tf.reshape(hardness, tf.shape(labels))
         else:
@@ -201,10 +203,12 @@ class Trainer(keras.Model):
         )
         return _Candidates(rois, positive | negative, matched, labels, priority, chosen)
 
-    def _rcnn_losses(self, features: list[tf.Tensor], candidates: _Candidates, batch: Batch) -> dict[str, tf.Tensor]:
+    def _rcnn_losses(
+        self, features: list[tf.Tensor], candidates: _Candidates, batch: Batch, *, training: bool
+    ) -> dict[str, tf.Tensor]:
         chosen, labels = candidates.chosen, candidates.labels
         kept = tf.gather(candidates.rois, chosen.index, batch_dims=1)  # [B, S, 4]
-        logits, deltas = self.detector.rcnn(features, _with_batch_index(kept))
+        logits, deltas = self.detector.rcnn(features, _with_batch_index(kept), training=training)
         gt_index = tf.gather(candidates.matched, chosen.index, batch_dims=1)
         targets = encode(kept, tf.gather(batch["gt_boxes"], gt_index, batch_dims=1), RCNN_STDS)
         weight, is_positive = tf.reshape(chosen.weight, [-1]), tf.reshape(chosen.positive, [-1])
