@@ -22,7 +22,8 @@ from tinydet_tf.export.kept_ranges import export_int8, kept_ranges
 from tinydet_tf.layers.grouped_conv import GroupedConv2D
 from tinydet_tf.model.detector import TinyDet, build_detector
 from tinydet_tf.training.qat.fake_quantization import FakeQuantized, Ranges, round_weights
-from tinydet_tf.training.qat.quantized_detector import QuantizedDetector, check_qat, qat_config
+from tinydet_tf.training.qat.quantized_detector import QuantizedDetector
+from tinydet_tf.training.qat.start import check_qat, qat_config
 from tinydet_tf.training.run import callbacks
 from tinydet_tf.training.run.folder import resumed_config
 from tinydet_tf.training.run.train import train

@@ -27,7 +27,8 @@ from tinydet_lite.detections import Detections
 from tinydet_tf.config import Config, load_config
 from tinydet_tf.data.coco import load_coco, locate_split
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.training.run import board, callbacks, progress
+from tinydet_tf.training.run import board, progress
+from tinydet_tf.training.run import train as training
 from tinydet_tf.training.run.board import PICTURES, chosen_images, ground_truth, side_by_side
 from tinydet_tf.training.run.folder import resumed_config
 from tinydet_tf.training.run.progress import Progress
@@ -215,7 +216,7 @@ def test_looking_changes_nothing(
 ) -> None:
     """The weights to the last bit, with and without."""
     for name in ("StepScalars", "Pictures", "CandidateLosses"):
-        monkeypatch.setattr(callbacks, name, lambda *_: keras.callbacks.Callback())
+        monkeypatch.setattr(training, name, lambda *_: keras.callbacks.Callback())
     train(config, tmp_path / "run", verbose=0)
     assert not (tmp_path / "run" / "logs" / "images").exists()
     ours, theirs = arrays(tmp_path / "run" / LAST), arrays(run.between)

@@ -77,9 +77,7 @@ def main() -> None:
         raise UserError("--qat takes the variant from --init; leave --variant out")
     recipe, base = args.config, None
     if args.qat and recipe is None:
-        from tinydet_tf.training.qat.quantized_detector import (
-            qat_config,  # it reads the weights file: TensorFlow cannot wait
-        )
+        from tinydet_tf.training.qat.start import qat_config  # it reads the weights file: TensorFlow cannot wait
 
         base = qat_config(args.init, other_data=bool(given))
     elif recipe is None and not args.resume and (not given or args.data == DIGITS):

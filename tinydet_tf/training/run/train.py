@@ -7,6 +7,7 @@ for TensorBoard, and backup/ with the optimizer's state, from which `resume` goe
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,16 +17,26 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import Config, TrainConfig
+from tinydet_tf.config import Config, DataConfig, TrainConfig
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.data.pipeline import build_pipeline, line_of_user_error
 from tinydet_tf.data.splits import load_split, named, preparation
-from tinydet_tf.evaluation import match_classes
+from tinydet_tf.evaluation import KerasDetector, match_classes
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training.qat.quantized_detector import OBSERVED, QuantizedDetector, check_qat, check_qat_weights
-from tinydet_tf.training.run.board import CANDIDATES_OF
-from tinydet_tf.training.run.callbacks import DIVERGED, History, make_callbacks
+from tinydet_tf.training.qat.quantized_detector import OBSERVED, QuantizedDetector
+from tinydet_tf.training.qat.start import check_qat, check_qat_weights
+from tinydet_tf.training.run.board import CANDIDATES_OF, IMAGES, OHEM, STEPS, CandidateLosses, Pictures, StepScalars
+from tinydet_tf.training.run.callbacks import (
+    DIVERGED,
+    CocoValidation,
+    FreezeBackbone,
+    History,
+    IfMeasured,
+    StopEarly,
+    StopOnNaN,
+    TakeCopy,
+)
 from tinydet_tf.training.run.distribution import (
     PlainCopy,
     check_batch_size,
@@ -34,12 +45,20 @@ from tinydet_tf.training.run.distribution import (
     wait_for_all,
     worker,
 )
-from tinydet_tf.training.run.folder import METRICS, check_folder, clear_folder, finished_epochs, prepare_folder
+from tinydet_tf.training.run.folder import (
+    BACKUP,
+    LOGS,
+    METRICS,
+    check_folder,
+    clear_folder,
+    finished_epochs,
+    prepare_folder,
+)
 from tinydet_tf.training.run.precision import check_precision
 from tinydet_tf.training.run.progress import Progress
 from tinydet_tf.training.run.schedule import WarmupCosine
 from tinydet_tf.training.step.trainer import Batch, Trainer
-from tinydet_tf.weights import Initialized, initialize, save_weights, with_classes
+from tinydet_tf.weights import BEST, LAST, Initialized, initialize, save_weights, with_classes
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,109 +97,244 @@ def train(
         processor cannot train in, a loss that is no number, or another worker that is gone. A new run that has not
         finished an epoch by then leaves nothing behind.
     """
-    strategy = strategy or tf.distribute.get_strategy()
-    replicas, chief = strategy.num_replicas_in_sync, is_chief(strategy)
-    check_batch_size(config.train.batch_size, replicas)
-    if chief and not resume:
-        check_folder(folder, overwrite=overwrite)
-    train_data = load_split(config.data, "train")
+    run = TrainingRun(
+        config,
+        folder,
+        init=init,
+        resume=resume,
+        overwrite=overwrite,
+        strategy=strategy or tf.distribute.get_strategy(),
+        verbose=verbose,
+    )
+    return run.train()
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The forms of the one detector of a run.
+
+    Attributes:
+      detector: whose weights are trained.
+      copy: of its weights, what is saved.
+      trained: what computes the losses: the detector, or with --qat the detector with int8's rounding.
+      measured: what is evaluated: the copy's detector, or with --qat that with int8's rounding.
+    """
+
+    detector: TinyDet
+    copy: PlainCopy
+    trained: TinyDet
+    measured: TinyDet
+
+
+class TrainingRun:
+    """A run from its checked beginning to its folder; `train` has the arguments.
+
+    Everything that can be refused without a detector is refused in the constructor, which writes nothing.
+
+    Attributes:
+      config: the experiment, with the classes of its data.
+      history: of the epochs so far.
+      steps: of an epoch.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        *,
+        init: Path | None,
+        resume: bool,
+        overwrite: bool,
+        strategy: Any,
+        verbose: int,
+    ) -> None:
+        self.folder, self.init, self.resume, self.strategy, self.verbose = folder, init, resume, strategy, verbose
+        self.replicas, self.chief = strategy.num_replicas_in_sync, is_chief(strategy)
+        self.worker, self.workers = worker(strategy)
+        check_batch_size(config.train.batch_size, self.replicas)
+        if self.chief and not resume:
+            check_folder(folder, overwrite=overwrite)
+        self.train_data, self.val_data = _load_data(config.data)
+        names = self.train_data.class_names
+        if resume and config.class_names != names:
+            raise UserError(
+                f"the classes of {self.train_data.annotation_file} are no longer the run's; start a new run"
+            )
+        match_classes(names, self.val_data)
+        config = dataclasses.replace(config, data=named(config.data))
+        self.config = with_classes(config, names, self.train_data.category_ids)
+        self.recipe = config.train
+        self.finished = finished_epochs(folder) if resume else 0
+        check_qat(self.config, init=init, resumed_epochs=self.finished if resume else None, replicas=self.replicas)
+        self._warn_of_freezing()
+        self.history = History(folder / METRICS, finished=self.finished, write=self.chief)
+        self.steps = len(self.train_data.images) // self.recipe.batch_size
+
+    def train(self) -> dict[str, Any]:
+        """Trains what is left to train; what `train` returns and raises.
+
+        The order of what is built decides which random numbers each part gets, and with them the weights of a seed.
+        """
+        if self.history.should_stop(self.recipe.early_stopping_patience):
+            _LOG.info("this run has stopped early; --set a higher train.early_stopping_patience to go on")
+            return self.history.summary()
+        check_precision(self.recipe.precision)
+        keras.utils.set_random_seed(self.recipe.seed)
+        add_in_order()
+        pipeline = self._pipeline()
+        networks = self._networks()
+        if self.chief:
+            prepare_folder(self.folder, self.config, resume=self.resume)
+        with self.strategy.scope():
+            trainer = RunTrainer(networks.trained, self.config, networks.copy)
+            trainer.compile(optimizer=make_optimizer(self.recipe, make_schedule(self.recipe, self.steps)))
+        progress = self._progress()
+        callbacks = self._callbacks(networks, progress)
+        try:
+            self._fit(trainer, pipeline, callbacks)
+        finally:
+            if progress is not None:
+                progress.close()
+        if self.recipe.qat:
+            from tinydet_tf.export.kept_ranges import keep_ranges  # the exporter: a plain run does without
+
+            keep_ranges(self.folder, self.train_data)
+        return self.history.summary()
+
+    def _warn_of_freezing(self) -> None:
+        freeze, epochs = self.recipe.freeze_backbone, self.recipe.epochs
+        if freeze and self.init is None and not self.resume:
+            _LOG.warning("train.freeze_backbone without --init trains on a backbone that has learnt nothing")
+        if freeze >= epochs:
+            _LOG.warning("train.freeze_backbone is %d of %d epochs: it stays frozen", freeze, epochs)
+
+    def _pipeline(self) -> tf.data.Dataset:
+        """This worker's part of the batches, from the first epoch that is not finished."""
+        return build_pipeline(
+            self.train_data,
+            input_size=self.config.model.input_size,
+            batch_size=self.recipe.batch_size,
+            training=True,
+            seed=self.recipe.seed,
+            **preparation(self.config.data),
+            first_epoch=self.finished,
+            part=(self.worker, self.workers),
+        )
+
+    def _networks(self) -> Networks:
+        config, recipe = self.config, self.recipe
+        with self.strategy.scope():
+            batch_norm = BatchNorm(synchronized=self.replicas > 1)
+            detector = TinyDet(config.model, len(config.class_names), batch_norm=batch_norm, precision=recipe.precision)
+        if self.init is not None and not self.resume:
+            started = initialize(detector, self.init, variant=config.variant)
+            if recipe.qat:
+                check_qat_weights(config, started, self.init)
+            report_start(started, self.init)
+        copy = PlainCopy(detector, self.strategy, averaged=recipe.ema is not None)
+        if not recipe.qat:
+            return Networks(detector, copy, trained=detector, measured=copy.detector)
+        trained = QuantizedDetector(detector)
+        measured = QuantizedDetector(copy.detector, trained.ranges)
+        if not self.resume:  # otherwise the backup has them
+            trained.observe(batch["images"] for batch in first_batches(config, self.train_data, OBSERVED))
+        return Networks(detector, copy, trained, measured)
+
+    def _progress(self) -> Progress | None:
+        if not (self.verbose and self.chief):
+            return None
+        return Progress(self.recipe.epochs, self.finished, self.steps, self.recipe.batch_size)
+
+    def _callbacks(self, networks: Networks, progress: Progress | None) -> list[Any]:
+        """What happens between the steps. Keras' own stand behind the one that measures AP: they read its numbers."""
+        recipe, names = self.recipe, self.config.class_names
+        detect = KerasDetector(networks.measured, names)
+        return [
+            StopOnNaN(),
+            FreezeBackbone(networks.detector, recipe.freeze_backbone),
+            TakeCopy(networks.copy),
+            CocoValidation(
+                detect,
+                names,
+                self.val_data,
+                every=recipe.validate_every,
+                epochs=recipe.epochs,
+                strategy=self.strategy,
+            ),
+            *(self._chiefs_callbacks(networks, detect) if self.chief else []),
+            self.history,
+            *([] if progress is None else [progress]),
+            StopEarly(self.history, recipe.early_stopping_patience),
+            # Last: what it records as done, the others have written. All workers take part, only the chief's stays.
+            keras.callbacks.BackupAndRestore(str(self.folder / BACKUP), delete_checkpoint=False),
+        ]
+
+    def _chiefs_callbacks(self, networks: Networks, detect: KerasDetector) -> list[Any]:
+        """Weights, and what TensorBoard shows: files, which are the chief's alone."""
+        logs = self.folder / LOGS
+        best = keras.callbacks.ModelCheckpoint(
+            str(self.folder / BEST),
+            monitor="val_AP",
+            mode="max",
+            save_best_only=True,
+            save_weights_only=True,
+            initial_value_threshold=self.history.best.get("val_AP"),
+        )
+        callbacks = [
+            IfMeasured(best, "val_AP"),
+            keras.callbacks.ModelCheckpoint(str(self.folder / LAST), save_weights_only=True),
+            keras.callbacks.TensorBoard(str(logs), write_graph=False, profile_batch=0),
+            StepScalars(logs / STEPS, self.steps),
+            Pictures(logs / IMAGES, detect, self.val_data),
+        ]
+        if self.recipe.rcnn_sampling == "ohem":
+            trainer = Trainer(networks.measured, self.recipe)
+            load_batch = functools.partial(fixed_batch, self.config, self.train_data)
+            callbacks.append(CandidateLosses(logs / OHEM, trainer, load_batch))
+        return callbacks
+
+    def _fit(self, trainer: Trainer, pipeline: tf.data.Dataset, callbacks: list[Any]) -> None:
+        """Trains; where that fails, takes away a new run that has not finished an epoch.
+
+        Raises:
+          UserError: what the user can do something about.
+        """
+        try:
+            wait_for_all(self.strategy)  # nobody looks for a backup in a folder that is being cleared
+            trainer.fit(
+                split_batches(pipeline, self.strategy, self.recipe.batch_size),
+                epochs=self.recipe.epochs,
+                steps_per_epoch=None if self.replicas == 1 else self.steps,
+                callbacks=callbacks,
+                verbose=0,
+            )
+        except (UserError, tf.errors.OpError) as error:
+            if self.chief and not self.resume and not self.history.entries:
+                clear_folder(self.folder)
+            reason = _what_went_wrong(error, self.folder, self.workers)
+            if reason is None:
+                raise
+            raise UserError(reason) from error
+
+
+def _load_data(config: DataConfig) -> tuple[CocoDataset, CocoDataset]:
+    """What is trained on, and what is validated on, which may be the same.
+
+    Raises:
+      UserError: one of them cannot be read, or both are one file by mistake.
+    """
+    train_data = load_split(config, "train")
     if missing := train_data.classes_without_boxes():
         _LOG.warning("no box to learn from: %s%s", ", ".join(missing[:10]), " ..." if len(missing) > 10 else "")
-    val_data = train_data if config.data.validate_on_train else load_split(config.data, "val")
-    if val_data.annotation_file == train_data.annotation_file and not config.data.validate_on_train:
+    if config.validate_on_train:
+        return train_data, train_data
+    val_data = load_split(config, "val")
+    if val_data.annotation_file == train_data.annotation_file:
         raise UserError(
             f"{train_data.annotation_file} would be train and val at once; give --val-json and --val-images, or "
             "--set data.validate_on_train=true"
         )
-    if resume and config.class_names != train_data.class_names:
-        raise UserError(f"the classes of {train_data.annotation_file} are no longer the run's; start a new run")
-    match_classes(train_data.class_names, val_data)
-    config = dataclasses.replace(config, data=named(config.data))
-    config = with_classes(config, train_data.class_names, train_data.category_ids)
-    recipe = config.train
-    finished = finished_epochs(folder) if resume else 0
-    check_qat(config, init=init, resumed_epochs=finished if resume else None, replicas=replicas)
-    if recipe.freeze_backbone and init is None and not resume:
-        _LOG.warning("train.freeze_backbone without --init trains on a backbone that has learnt nothing")
-    if recipe.freeze_backbone >= recipe.epochs:
-        _LOG.warning("train.freeze_backbone is %d of %d epochs: it stays frozen", recipe.freeze_backbone, recipe.epochs)
-    history = History(folder / METRICS, finished=finished, write=chief)
-    if history.should_stop(recipe.early_stopping_patience):
-        _LOG.info("this run has stopped early; --set a higher train.early_stopping_patience to go on")
-        return history.summary()
-    check_precision(recipe.precision)
-    keras.utils.set_random_seed(recipe.seed)
-    add_in_order()
-    index, workers = worker(strategy)
-    pipeline = build_pipeline(
-        train_data,
-        input_size=config.model.input_size,
-        batch_size=recipe.batch_size,
-        training=True,
-        seed=recipe.seed,
-        **preparation(config.data),
-        first_epoch=finished,
-        part=(index, workers),
-    )
-    steps = len(train_data.images) // recipe.batch_size
-    with strategy.scope():
-        batch_norm = BatchNorm(synchronized=replicas > 1)
-        detector = TinyDet(config.model, len(config.class_names), batch_norm=batch_norm, precision=recipe.precision)
-    if init is not None and not resume:
-        started = initialize(detector, init, variant=config.variant)
-        if recipe.qat:
-            check_qat_weights(config, started, init)
-        report_start(started, init)
-    copy = PlainCopy(detector, strategy, averaged=recipe.ema is not None)
-    trained, measured = detector, copy.detector
-    if recipe.qat:
-        trained = QuantizedDetector(detector)
-        measured = QuantizedDetector(copy.detector, trained.ranges)
-        if not resume:  # otherwise the backup has them
-            trained.observe(batch["images"] for batch in first_batches(config, train_data, OBSERVED))
-    if chief:
-        prepare_folder(folder, config, resume=resume)
-    with strategy.scope():
-        trainer = RunTrainer(trained, config, copy)
-        trainer.compile(optimizer=make_optimizer(recipe, make_schedule(recipe, steps)))
-    progress = Progress(recipe.epochs, finished, steps, recipe.batch_size) if verbose and chief else None
-    callbacks = make_callbacks(
-        folder,
-        config,
-        val_data,
-        detector,
-        copy,
-        history,
-        strategy,
-        steps=steps,
-        load_batch=lambda: fixed_batch(config, train_data),
-        progress=progress,
-        measured=measured,
-    )
-    try:
-        wait_for_all(strategy)  # nobody looks for a backup in a folder that is being cleared
-        trainer.fit(
-            split_batches(pipeline, strategy, recipe.batch_size),
-            epochs=recipe.epochs,
-            steps_per_epoch=None if replicas == 1 else steps,
-            callbacks=callbacks,
-            verbose=0,
-        )
-    except (UserError, tf.errors.OpError) as error:
-        if chief and not resume and not history.entries:
-            clear_folder(folder)
-        reason = _what_went_wrong(error, folder, worker(strategy)[1])
-        if reason is None:
-            raise
-        raise UserError(reason) from error
-    finally:
-        if progress is not None:
-            progress.close()
-    if recipe.qat:
-        from tinydet_tf.export.kept_ranges import keep_ranges  # the exporter: a plain run does without
-
-        keep_ranges(folder, train_data)
-    return history.summary()
+    return train_data, val_data
 
 
 def fixed_batch(config: Config, train_data: CocoDataset) -> Batch:
