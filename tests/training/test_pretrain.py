@@ -15,7 +15,7 @@ from PIL import Image
 from commands import Command
 from tinydet_lite.preprocess import as_rgb_array, resize_to
 from tinydet_tf.config import model_config
-from tinydet_tf.data.folders import MIN_AREA, class_batches, random_window, read_class_folders
+from tinydet_tf.data.class_folders import MIN_AREA, class_batches, random_window, read_class_folders
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.run import pretrain
 from tinydet_tf.training.run.pretrain import BACKBONE, METRICS, classifier

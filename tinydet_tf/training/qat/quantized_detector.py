@@ -19,7 +19,7 @@ from tinydet_tf.training.qat.fake_quantization import FakeQuantized, Ranges
 
 _INPUT, _POOLED = "normalized_images", "pooled"
 
-#: Training images that the ranges start from.
+#: The number of training images whose activations give the ranges to start from.
 OBSERVED = 64
 
 

@@ -13,7 +13,7 @@ from tinydet_tf.config import Config, load_config
 from tinydet_tf.training.qat.fake_quantization import load_tfmot
 from tinydet_tf.weights import CONFIG, Initialized, read_config, weights_file
 
-#: Values of the architecture that may differ from those the weights were trained with: they concern the test alone.
+#: Values of the architecture that may differ from those the weights were trained with: no weight depends on them.
 _FREE = ("nms_pre_test", "proposals_test", "proposal_nms_iou")
 
 

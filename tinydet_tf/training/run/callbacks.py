@@ -1,6 +1,6 @@
 """What happens between the steps of a run: AP, files, early stopping, the backup that a resumed run goes on from.
 
-What people see of it is in board.py and progress.py.
+What people see of it is in board.py and console.py.
 
 All workers of a distributed run have the same callbacks in the same order, because some of them are a conversation
 between workers (evaluation, the backup). Files are the chief's alone.
@@ -47,7 +47,7 @@ class FreezeBackbone(keras.callbacks.Callback):
             return
         for layer in self._layers:
             layer.trainable = trainable
-        self.model.make_train_function(force=True)  # the one that is there was traced with the other variables
+        self.model.make_train_function(force=True)  # the old one was traced with other variables
 
 
 class TakeCopy(keras.callbacks.Callback):

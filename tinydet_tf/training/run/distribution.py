@@ -30,7 +30,7 @@ def open_strategy(name: str) -> Any:
     Raises:
       UserError: TF_CONFIG is missing or wrong, or its port is taken.
     """
-    tf.get_logger().setLevel(logging.WARNING)  # it tells of every single sum over replicas
+    tf.get_logger().setLevel(logging.WARNING)  # at INFO TensorFlow logs every sum over replicas
     if name == "multiworker":
         check_cluster(os.environ)
         try:

@@ -58,7 +58,7 @@ def missing_kernel(precision: str) -> str | None:
             timeout=_TIMEOUT_SECONDS, env=environment,
         )  # fmt: skip
     except OSError:
-        return None  # a system that starts no processes: training itself will tell
+        return None  # this system cannot start a process; training itself shows whether the precision works
     except subprocess.TimeoutExpired:
         return f"a step was not done after {_TIMEOUT_SECONDS:.0f} seconds"
     if done.returncode == 0:

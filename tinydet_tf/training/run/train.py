@@ -37,6 +37,7 @@ from tinydet_tf.training.run.callbacks import (
     StopOnNaN,
     TakeCopy,
 )
+from tinydet_tf.training.run.console import Console
 from tinydet_tf.training.run.distribution import (
     PlainCopy,
     check_batch_size,
@@ -55,7 +56,6 @@ from tinydet_tf.training.run.folder import (
     prepare_folder,
 )
 from tinydet_tf.training.run.precision import check_precision
-from tinydet_tf.training.run.progress import Progress
 from tinydet_tf.training.run.schedule import WarmupCosine
 from tinydet_tf.training.step.trainer import Batch, Trainer
 from tinydet_tf.weights import BEST, LAST, Initialized, initialize, save_weights, with_classes
@@ -87,7 +87,7 @@ def train(
       overwrite: replace a run that is there.
       strategy: what `open_strategy` gives; None: one device. All workers call this with the same arguments, and the
         folder is one that all of them see: the chief writes it, and everybody resumes from it.
-      verbose: 0: print nothing; 1: the chief prints a line an epoch and, on a terminal, shows a bar (progress.py).
+      verbose: 0: print nothing; 1: the chief prints a line an epoch and, on a terminal, shows a bar (console.py).
 
     Returns:
       The last line of metrics.json's history and the best one: {"last": {...}, "best": {...}}.
@@ -188,15 +188,17 @@ class TrainingRun:
         with self.strategy.scope():
             trainer = RunTrainer(networks.trained, self.config, networks.copy)
             trainer.compile(optimizer=make_optimizer(self.recipe, make_schedule(self.recipe, self.steps)))
-        progress = self._progress()
-        callbacks = self._callbacks(networks, progress)
+        console = self._console()
+        callbacks = self._callbacks(networks, console)
         try:
             self._fit(trainer, pipeline, callbacks)
         finally:
-            if progress is not None:
-                progress.close()
+            if console is not None:
+                console.close()
         if self.recipe.qat:
-            from tinydet_tf.export.kept_ranges import keep_ranges  # the exporter: a plain run does without
+            from tinydet_tf.export.kept_ranges import (
+                keep_ranges,
+            )  # only --qat needs the exporter
 
             keep_ranges(self.folder, self.train_data)
         return self.history.summary()
@@ -236,16 +238,16 @@ class TrainingRun:
             return Networks(detector, copy, trained=detector, measured=copy.detector)
         trained = QuantizedDetector(detector)
         measured = QuantizedDetector(copy.detector, trained.ranges)
-        if not self.resume:  # otherwise the backup has them
+        if not self.resume:  # a resumed run gets its ranges from the backup
             trained.observe(batch["images"] for batch in first_batches(config, self.train_data, OBSERVED))
         return Networks(detector, copy, trained, measured)
 
-    def _progress(self) -> Progress | None:
+    def _console(self) -> Console | None:
         if not (self.verbose and self.chief):
             return None
-        return Progress(self.recipe.epochs, self.finished, self.steps, self.recipe.batch_size)
+        return Console(self.recipe.epochs, self.finished, self.steps, self.recipe.batch_size)
 
-    def _callbacks(self, networks: Networks, progress: Progress | None) -> list[Any]:
+    def _callbacks(self, networks: Networks, console: Console | None) -> list[Any]:
         """What happens between the steps. Keras' own stand behind the one that measures AP: they read its numbers."""
         recipe, names = self.recipe, self.config.class_names
         detect = KerasDetector(networks.measured, names)
@@ -263,9 +265,10 @@ class TrainingRun:
             ),
             *(self._chiefs_callbacks(networks, detect) if self.chief else []),
             self.history,
-            *([] if progress is None else [progress]),
+            *([] if console is None else [console]),
             StopEarly(self.history, recipe.early_stopping_patience),
-            # Last: what it records as done, the others have written. All workers take part, only the chief's stays.
+            # The last one, so that the others have written an epoch before it is recorded as done. All workers take
+            # part in the backup; only the chief's file stays.
             keras.callbacks.BackupAndRestore(str(self.folder / BACKUP), delete_checkpoint=False),
         ]
 
@@ -300,7 +303,7 @@ class TrainingRun:
           UserError: what the user can do something about.
         """
         try:
-            wait_for_all(self.strategy)  # nobody looks for a backup in a folder that is being cleared
+            wait_for_all(self.strategy)  # so that no worker looks for a backup while the chief clears the folder
             trainer.fit(
                 split_batches(pipeline, self.strategy, self.recipe.batch_size),
                 epochs=self.recipe.epochs,
@@ -379,9 +382,9 @@ def report_start(result: Initialized, init: Path) -> None:
         _LOG.info("not in it, or of another shape, and therefore fresh: %s", shown)
 
 
-#: What TensorFlow says of the operating system's ENOSPC, EDQUOT and EFBIG.
+#: TensorFlow's words for the operating system's errors ENOSPC, EDQUOT and EFBIG.
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
-#: What a collective operation ends with where a worker is gone.
+#: The errors that a collective operation raises when a worker is gone.
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 

@@ -16,13 +16,13 @@ from tinydet_tf.boxes import RCNN_STDS, encode
 from tinydet_tf.config import TrainConfig
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.step import losses
-from tinydet_tf.training.step.assign import Assignment, assign
+from tinydet_tf.training.step.assign import AssignedBoxes, assign
 from tinydet_tf.training.step.replicas import sum_over_replicas
-from tinydet_tf.training.step.sample import RCNN_SEED, RPN_SEED, Samples, random_priority, sample
+from tinydet_tf.training.step.sample import RCNN_SEED, RPN_SEED, SampledBoxes, random_priority, sample
 
 Batch = dict[str, tf.Tensor]
 
-_ASSIGNMENT = Assignment(
+_ASSIGNED = AssignedBoxes(
     tf.TensorSpec([None], tf.bool), tf.TensorSpec([None], tf.bool), tf.TensorSpec([None], tf.int32)
 )
 
@@ -46,7 +46,7 @@ class _Candidates(NamedTuple):
     matched: tf.Tensor
     labels: tf.Tensor
     priority: tf.Tensor
-    chosen: Samples
+    chosen: SampledBoxes
 
 
 class Trainer(keras.Model):
@@ -119,7 +119,7 @@ class Trainer(keras.Model):
         flat_deltas = tf.concat([tf.reshape(level, [count, -1, 4]) for level in deltas], 1)  # [B, A, 4]
         anchors, inside = tf.constant(self.anchors), tf.constant(self.anchors_inside)
 
-        def one(image: tuple[tf.Tensor, ...]) -> Assignment:
+        def one(image: tuple[tf.Tensor, ...]) -> AssignedBoxes:
             return assign(
                 anchors,
                 inside,
@@ -129,7 +129,7 @@ class Trainer(keras.Model):
                 best_iou=config.rpn_negative_iou,
             )
 
-        positive, negative, matched = tf.map_fn(one, _ground_truth(batch), fn_output_signature=_ASSIGNMENT)
+        positive, negative, matched = tf.map_fn(one, _ground_truth(batch), fn_output_signature=_ASSIGNED)
         size = [len(self.anchors)]
         positive, negative, matched = (tf.ensure_shape(t, [None, *size]) for t in (positive, negative, matched))
         chosen = sample(
@@ -175,19 +175,19 @@ class Trainer(keras.Model):
         rois = tf.concat([batch["gt_boxes"], proposals], 1)
         usable = tf.concat([batch["gt_mask"], valid], 1)
 
-        def one(image: tuple[tf.Tensor, ...]) -> Assignment:
+        def one(image: tuple[tf.Tensor, ...]) -> AssignedBoxes:
             return assign(
                 *image, positive_iou=config.rcnn_positive_iou, negative_iou=config.rcnn_positive_iou, best_iou=None
             )
 
         positive, negative, matched = tf.map_fn(
-            one, (rois, usable, *_ground_truth(batch)), fn_output_signature=_ASSIGNMENT
+            one, (rois, usable, *_ground_truth(batch)), fn_output_signature=_ASSIGNED
         )
         classes = tf.gather(batch["gt_classes"], matched, batch_dims=1) + 1
         labels = tf.where(positive, classes, 0)  # [B, G + P]
 
         if config.rcnn_sampling == "ohem":
-            # What the head of this step does worst on. Nothing is differentiated here.
+            # OHEM: RoIs with a high class loss of the current head come first. No gradient flows through this.
             still = [tf.stop_gradient(level) for level in features]
             logits, _ = self.detector.rcnn(still, _with_batch_index(rois), training=training)
             hardness = losses.class_losses(tf.stop_gradient(logits), tf.reshape(labels, [-1]))
@@ -222,7 +222,7 @@ class Trainer(keras.Model):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         super().compile(*args, **kwargs)
-        # Slots that the first step would make mean that Keras traces it twice: ten seconds at every start.
+        # Built now: if the first step created the optimizer's variables, Keras would trace it twice (ten seconds).
         self.optimizer.build(self.detector.trainable_variables)
         self._scales_loss = hasattr(self.optimizer, "get_scaled_loss")  # a LossScaleOptimizer, for mixed_float16
 
@@ -236,13 +236,13 @@ class Trainer(keras.Model):
         gradients = tape.gradient(scaled, variables)
         if self._scales_loss:
             gradients = self.optimizer.get_unscaled_gradients(gradients)
-        # Summed here, not in the optimizer: what is clipped is the gradient of the whole batch. One that is not finite
-        # stays so, and a LossScaleOptimizer then leaves out the step.
+        # Summed here and not in the optimizer, because the gradient of the whole batch is what is clipped. A gradient
+        # that is not finite stays so, and a LossScaleOptimizer then skips the step.
         gradients = sum_over_replicas(gradients)
         gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm)
         if self.config.optimizer == "sgd":
-            # L2 as the paper's optimizer has it: added to the clipped gradient, in front of the momentum.
-            # (Keras' weight_decay is the decoupled kind; AdamW uses that.)
+            # L2 as in the paper's optimizer: added to the clipped gradient, before the momentum. Keras' weight_decay is
+            # decoupled from the gradient, and AdamW uses that.
             gradients = [g + self.config.weight_decay * v for g, v in zip(gradients, variables, strict=True)]
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
         for name, value in sum_over_replicas({"loss": loss, **results}).items():

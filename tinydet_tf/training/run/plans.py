@@ -1,4 +1,4 @@
-"""Experiments: a plan names rows, each a change of one recipe; every row is trained with every seed, and compared.
+"""Plans of training experiments: rows, each a change of one recipe, trained with every seed and compared.
 
 A plan is a YAML file:
 
@@ -90,7 +90,7 @@ def load_plan(path: Path, *, only: Sequence[str] | None = None) -> Plan:
     return plan
 
 
-def run_folder(output: Path, row: str, seed: int) -> Path:
+def row_folder(output: Path, row: str, seed: int) -> Path:
     return output / f"{re.sub('[^a-z0-9]+', '_', row.lower()).strip('_')}_seed{seed}"
 
 
@@ -102,7 +102,7 @@ def run_plan(plan: Plan, output: Path) -> None:
     """
     for seed in plan.seeds:
         for row in plan.rows:
-            folder = run_folder(output, row, seed)
+            folder = row_folder(output, row, seed)
             wanted = plan.configured(row, seed)
             if _finished(folder, wanted.train.epochs) is not None:
                 continue
@@ -122,7 +122,7 @@ def results(plan: Plan, output: Path) -> list[dict[str, Any]]:
     found = []
     for row in plan.rows:
         for seed in plan.seeds:
-            entry = _finished(run_folder(output, row, seed), plan.configured(row, seed).train.epochs)
+            entry = _finished(row_folder(output, row, seed), plan.configured(row, seed).train.epochs)
             if entry is not None:
                 found.append({"row": row, "seed": seed, **entry})
     return found
