@@ -16,9 +16,9 @@ from tinydet_tf.data.pipeline import build_pipeline
 from tinydet_tf.export.convert import to_flatbuffer
 from tinydet_tf.export.graph import HostGraph
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training.run import make_optimizer
-from tinydet_tf.training.schedule import WarmupCosine
-from tinydet_tf.training.trainer import Trainer
+from tinydet_tf.training.run.schedule import WarmupCosine
+from tinydet_tf.training.run.train import make_optimizer
+from tinydet_tf.training.step.trainer import Trainer
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablations"
 #: Keys whose tests are quick ones, beside one backbone of Keras: the rest takes minutes.

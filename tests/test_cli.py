@@ -16,7 +16,7 @@ from tinydet_tf import recipes
 from tinydet_tf.commands import COMMANDS, child_command, command_text, command_words, module_of
 from tinydet_tf.config import load_config
 from tinydet_tf.recipes import CONFIGS, plan_file, recipe_file
-from tinydet_tf.training.experiments import load_plan
+from tinydet_tf.training.run.plans import load_plan
 
 CLI = Path(recipes.__file__).with_name("cli")
 

@@ -35,7 +35,7 @@ def small(*more: str) -> list[str]:
 def trained(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
     """A run of S, made once; tests that change it copy it."""
     from tinydet_tf.config import load_config
-    from tinydet_tf.training.run import train
+    from tinydet_tf.training.run.train import train
 
     folder = tmp_path_factory.mktemp("runs") / "run"
     assignments = [f"data.root='{digits}'", *SMALL]

@@ -75,6 +75,22 @@ def test_what_only_reads_data_imports_nothing_of_training() -> None:
         assert not run, path  # throughput.py times the trainer, which is not the run
 
 
+def test_the_rooms_of_training() -> None:
+    """The step imports neither QAT nor the run, and QAT does not import the run."""
+    rank = {"step": 0, "qat": 1, "run": 2}
+    training = ROOT / "tinydet_tf" / "training"
+    assert {path.name for path in training.iterdir() if not path.name.startswith("_")} == set(rank)
+    checked = 0
+    for path in training.rglob("*.py"):
+        room = path.relative_to(training).parts[0]
+        for name in imports_of(path):
+            if name.startswith("tinydet_tf.training."):
+                other = name.split(".")[2]
+                assert rank[other] <= rank[room], f"{path} imports {name}"
+                checked += other != room
+    assert checked > 5
+
+
 def test_torch_is_in_checkpoints_alone() -> None:
     for path in (ROOT / "tinydet_tf").rglob("*.py"):
         if "checkpoints" not in path.parts:

@@ -16,7 +16,7 @@ from commands import Command
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import Config
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.export.experiments import Experiment, Results, experiments, plot, scopes, select, table
+from tinydet_tf.export.comparison import Results, Row, comparison_rows, plot, scopes, select, table
 from tinydet_tf.export.schemes import FORMATS
 from tinydet_tf.weights import save_weights
 
@@ -37,17 +37,17 @@ def test_parts_in_order() -> None:
 
 
 def test_rows() -> None:
-    rows = experiments(TENSORS, images=16)
+    rows = comparison_rows(TENSORS, images=16)
     assert set(FORMATS) <= set(rows)
     assert rows["int8 4 images"].images == 4 and "int8 16 images" not in rows
     assert rows["only trunk/block2"].scheme.parts == ("trunk/block2",)
     assert rows["int8, head in float"].scheme.float_parts == ("head",)
     assert rows["float32"].images == 0
-    assert not any(name.startswith("only ") for name in experiments(TENSORS, images=16, sensitivity=False))
+    assert not any(name.startswith("only ") for name in comparison_rows(TENSORS, images=16, sensitivity=False))
 
 
 def test_rows_asked_for() -> None:
-    rows = experiments(TENSORS, images=16)
+    rows = comparison_rows(TENSORS, images=16)
     assert list(select(rows, ["int8"])) == ["float32", "int8"]
     assert select(rows, []) == rows
     with pytest.raises(UserError, match="scheme 'int7' does not exist; choose from: float32; float16"):
@@ -55,12 +55,12 @@ def test_rows_asked_for() -> None:
 
 
 def test_finished_rows_are_kept(tmp_path: Path) -> None:
-    path, rows = tmp_path / "r.json", experiments(TENSORS, images=16)
+    path, rows = tmp_path / "r.json", comparison_rows(TENSORS, images=16)
     results = Results(path, {"weights": "a"})
     results.add(rows["int8"], VALUES)
     again = Results(path, {"weights": "a"})
     assert again.has(rows["int8"]) and not again.has(rows["float32"])
-    other = Experiment("int8", rows["int8 mse"].scheme, 16)  # the same name, another scheme
+    other = Row("int8", rows["int8 mse"].scheme, 16)  # the same name, another scheme
     assert not again.has(other)
     with pytest.raises(UserError, match="other weights"):
         Results(path, {"weights": "b"})
@@ -70,7 +70,7 @@ def test_finished_rows_are_kept(tmp_path: Path) -> None:
 
 
 def test_table_and_plot(tmp_path: Path) -> None:
-    rows = experiments(TENSORS, images=16)
+    rows = comparison_rows(TENSORS, images=16)
     results = Results(tmp_path / "r.json", {})
     for name in ("float32", "int8", "only trunk/block1"):
         results.add(rows[name], VALUES)
@@ -99,11 +99,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_command_goes_on_where_it_stopped(
     command: Command, weights: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tinydet_tf.export.experiments import Bench
+    from tinydet_tf.export.comparison import Bench
 
     run, done = Bench.run, []
 
-    def stop_at_third(self: Bench, row: Experiment) -> dict[str, Any]:
+    def stop_at_third(self: Bench, row: Row) -> dict[str, Any]:
         done.append(row.name)
         if len(done) == 3:
             raise KeyboardInterrupt

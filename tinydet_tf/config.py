@@ -213,7 +213,7 @@ class TrainConfig:
     freeze_backbone: int = 0  # epochs at the start that train everything else alone
     #: Momentum of the weights' moving average, which is what is evaluated and kept; BN's statistics stay as they are.
     ema: float | None = None
-    qat: bool = False  # with the rounding of the int8 .tflite (training/qat.py); from trained weights
+    qat: bool = False  # with the rounding of the int8 .tflite (training/qat/); from trained weights
     # RPN
     rpn_positive_iou: float = 0.5
     rpn_negative_iou: float = 0.3

@@ -157,7 +157,7 @@ def evaluate(
       progress: show a bar on a terminal.
       skip_broken: an image that does not decode is named in a warning and counts as one without detections.
       part: which images this process runs the detector on; the numbers are of all.
-      gather: gives the rows float64 [D, 7] of all processes for those of this one (training/distribution.py).
+      gather: gives the rows float64 [D, 7] of all processes for those of this one (training/run/distribution.py).
 
     Raises:
       UserError: the data has classes that the detector does not know, or an image that does not decode.

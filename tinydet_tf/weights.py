@@ -23,9 +23,9 @@ from tinydet_tf.config import Config, config_from_dict, model_config, save_confi
 from tinydet_tf.model.detector import TinyDet
 
 SUFFIX = ".weights.h5"
-BEST, LAST = f"best{SUFFIX}", f"last{SUFFIX}"
-#: The ranges that a quantization-aware run keeps beside them for its int8 export (export/kept_ranges.py).
-CALIBRATION = "calibration.json"
+#: Files of a run folder that others than the run read. CALIBRATION: the ranges that a quantization-aware run keeps for
+#: its int8 export (export/kept_ranges.py).
+BEST, LAST, CONFIG, CALIBRATION = f"best{SUFFIX}", f"last{SUFFIX}", "config.yaml", "calibration.json"
 _ATTRIBUTE, _DIGEST = "tinydet_config", "tinydet_sha256"
 #: "backbone" in a file that holds no more than that.
 _PART = "tinydet_part"

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tinydet_tf.analysis.throughput import measure_training
-from tinydet_tf.training.trainer import LOSSES, PARTS
+from tinydet_tf.training.step.trainer import LOSSES, PARTS
 
 
 class Head:

@@ -25,7 +25,7 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 pytest.importorskip("tensorflow", reason="the files are exported with TensorFlow")
 pytest.importorskip("tinydet_tf")
 from tinydet_tf.config import VARIANTS, Config
-from tinydet_tf.export.calibration import Samples
+from tinydet_tf.export.calibration import CalibrationImages
 from tinydet_tf.export.convert import convert
 
 pytestmark = pytest.mark.slow
@@ -82,7 +82,7 @@ def test_same_detections(
     quantization: str, mediapipe: Path, trained: Any, pictures: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     config = Config(variant="S", model=VARIANTS["S"], class_names=NAMES, category_ids=(1, 2, 3, 4))
-    samples = Samples(pictures, tuple(range(PICTURES)), tuple(map(str, range(PICTURES))), "noise", 1)
+    samples = CalibrationImages(pictures, tuple(range(PICTURES)), tuple(map(str, range(PICTURES))), "noise", 1)
     path = tmp_path / "model.tflite"
     path.write_bytes(convert(trained, config, quantization=quantization, postprocess="tasks", samples=samples))
     np.save(tmp_path / "pictures.npy", pictures)

@@ -104,7 +104,7 @@ def test_a_tflite_says_its_data_or_is_told(
 
 def test_training_keeps_the_name(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run on digits says so in its config.yaml, whether they were asked for or are what there is."""
-    from tinydet_tf.training import run as training
+    from tinydet_tf.training.run import train as training
 
     monkeypatch.setattr(training, "check_precision", lambda *_: (_ for _ in ()).throw(UserError("enough")))
     seen: list[Config] = []

@@ -20,7 +20,7 @@ from tinydet_tf.export.calibration import (
     calibration_data,
     calibration_file,
     choose,
-    load_samples,
+    load_calibration_images,
     ranges,
     write_calibration,
 )
@@ -48,7 +48,7 @@ def test_seeds_choose_differently() -> None:
 
 
 def test_samples_are_what_the_wrapper_feeds(dataset: CocoDataset) -> None:
-    samples = load_samples(dataset, 96, count=4, seed=3)
+    samples = load_calibration_images(dataset, 96, count=4, seed=3)
     by_id = {image.id: image for image in dataset.images}
     assert samples.images.shape == (4, 96, 96, 3) and samples.images.dtype == np.uint8
     for pixels, image_id, name in zip(samples.images, samples.image_ids, samples.files, strict=True):
@@ -58,20 +58,20 @@ def test_samples_are_what_the_wrapper_feeds(dataset: CocoDataset) -> None:
 
 
 def test_fewer_images_than_asked_for_are_all_taken(dataset: CocoDataset, caplog: pytest.LogCaptureFixture) -> None:
-    assert len(load_samples(dataset, 32, count=50)) == 10
+    assert len(load_calibration_images(dataset, 32, count=50)) == 10
     assert "50 calibration images were asked for, the data has 10" in caplog.text
 
 
 def test_bad_input(dataset: CocoDataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="0 calibration images came; expected at least 1"):
-        load_samples(dataset, 32, count=0)
+        load_calibration_images(dataset, 32, count=0)
     with pytest.raises(UserError, match="no images to calibrate with"):
-        load_samples(dataclasses.replace(dataset, images=()), 32)
+        load_calibration_images(dataclasses.replace(dataset, images=()), 32)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     images = (dataclasses.replace(dataset.images[0], path=broken),)
     with pytest.raises(UserError, match=r"broken\.png"):
-        load_samples(dataclasses.replace(dataset, images=images), 32)
+        load_calibration_images(dataclasses.replace(dataset, images=images), 32)
 
 
 def seen(values: list[list[float]]) -> dict[str, Observation]:

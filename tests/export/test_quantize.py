@@ -18,7 +18,7 @@ from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
 from tinydet_tf.config import Config
-from tinydet_tf.export.calibration import Samples
+from tinydet_tf.export.calibration import CalibrationImages
 from tinydet_tf.export.convert import convert, export, write_tflite
 from tinydet_tf.export.packing import pack
 from tinydet_tf.export.schemes import FORMATS, Scheme, in_scopes, scheme_named
@@ -46,8 +46,8 @@ def images(count: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
     return np.asarray(tf.clip_by_value(tf.image.resize(coarse, [size, size], "bicubic"), 0, 255)).astype(np.uint8)
 
 
-def samples(size: int = SIZE) -> Samples:
-    return Samples(images(4, 1, size), (1, 2, 3, 4), ("a", "b", "c", "d"), "4 of 4 images of test.json", 0)
+def samples(size: int = SIZE) -> CalibrationImages:
+    return CalibrationImages(images(4, 1, size), (1, 2, 3, 4), ("a", "b", "c", "d"), "4 of 4 images of test.json", 0)
 
 
 @functools.cache

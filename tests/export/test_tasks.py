@@ -28,7 +28,7 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
 from tinydet_lite.postprocess import postprocess
 from tinydet_tf.config import Config
-from tinydet_tf.export.calibration import Samples, observe
+from tinydet_tf.export.calibration import CalibrationImages, observe
 from tinydet_tf.export.convert import export, to_flatbuffer, with_metadata, write_tflite
 from tinydet_tf.export.graph import build_graph
 from tinydet_tf.export.quantize import observed_tensors, quantize
@@ -233,8 +233,8 @@ def images(count: int, seed: int = 0) -> np.ndarray:
     return np.asarray(tf.clip_by_value(tf.image.resize(coarse, [SIZE, SIZE], "bicubic"), 0, 255)).astype(np.uint8)
 
 
-def samples() -> Samples:
-    return Samples(images(4, 1), (1, 2, 3, 4), ("a", "b", "c", "d"), "4 of 4 images of test.json", 0)
+def samples() -> CalibrationImages:
+    return CalibrationImages(images(4, 1), (1, 2, 3, 4), ("a", "b", "c", "d"), "4 of 4 images of test.json", 0)
 
 
 @functools.cache

@@ -22,7 +22,7 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 pytest.importorskip("tensorflow", reason="the files are exported with TensorFlow")
 pytest.importorskip("tinydet_tf")
 from tinydet_tf.config import VARIANTS, Config
-from tinydet_tf.export.calibration import Samples
+from tinydet_tf.export.calibration import CalibrationImages
 from tinydet_tf.export.convert import convert
 from tinydet_tf.export.schemes import FORMATS
 
@@ -99,7 +99,7 @@ def partners(found: Found, other: Found) -> tuple[NDArray[np.float64], NDArray[n
 @pytest.mark.parametrize("quantization", FORMATS)
 def test_same_detections(quantization, old_python, detector, pictures, tmp_path):
     config = Config(variant="S", model=VARIANTS["S"], class_names=NAMES, category_ids=tuple(range(1, len(NAMES) + 1)))
-    samples = Samples(pictures, tuple(range(PICTURES)), tuple(map(str, range(PICTURES))), "noise", 1)
+    samples = CalibrationImages(pictures, tuple(range(PICTURES)), tuple(map(str, range(PICTURES))), "noise", 1)
     path = tmp_path / "model.tflite"
     path.write_bytes(convert(detector, config, quantization=quantization, samples=samples))
     np.save(tmp_path / "pictures.npy", pictures)

@@ -1,11 +1,11 @@
-"""As in training: sums in the same order always (tinydet_tf.training.run.add_in_order)."""
+"""As in training: sums in the same order always (tinydet_tf.training.run.train.add_in_order)."""
 
 from __future__ import annotations
 
 import pytest
 import tf_keras as keras
 
-from tinydet_tf.training.run import add_in_order
+from tinydet_tf.training.run.train import add_in_order
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 import references
-from tinydet_tf.training.assign import Assignment, assign
-from tinydet_tf.training.sample import RPN_SEED, random_priority, sample
+from tinydet_tf.training.step.assign import AssignedBoxes, assign
+from tinydet_tf.training.step.sample import RPN_SEED, random_priority, sample
 
 RPN: dict[str, Any] = {"positive_iou": 0.5, "negative_iou": 0.3, "best_iou": 0.3}
 RCNN: dict[str, Any] = {"positive_iou": 0.5, "negative_iou": 0.5, "best_iou": None}
@@ -24,7 +24,7 @@ def run(
     padding: int = 0,
     crowd: np.ndarray | None = None,
     **options: Any,
-) -> Assignment:
+) -> AssignedBoxes:
     mask = np.arange(len(gt) + padding) < len(gt)
     # Padded rows are filled with boxes that would match if they counted.
     filler = np.resize(boxes, [padding, 4])
@@ -41,7 +41,7 @@ def run(
     )
 
 
-def as_list(result: Assignment) -> list[int]:
+def as_list(result: AssignedBoxes) -> list[int]:
     positive, negative, matched = (t.numpy() for t in result)
     assert not (positive & negative).any()
     return [int(m) if p else -1 if n else -2 for p, n, m in zip(positive, negative, matched, strict=True)]

@@ -24,9 +24,9 @@ from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.data.pipeline import build_pipeline
 from tinydet_tf.evaluation import evaluate
 from tinydet_tf.layers.blocks import BN_MOMENTUM, BatchNorm
-from tinydet_tf.training.cluster import check_cluster
-from tinydet_tf.training.distribution import check_batch_size, is_chief, open_strategy, split_batches, worker
-from tinydet_tf.training.run_folder import finished_epochs
+from tinydet_tf.training.run.cluster import check_cluster
+from tinydet_tf.training.run.distribution import check_batch_size, is_chief, open_strategy, split_batches, worker
+from tinydet_tf.training.run.folder import finished_epochs
 from tinydet_tf.weights import LAST
 
 PROGRAM = Path(__file__).with_name("train_program.py")

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tinydet_tf.config import TrainConfig, load_config
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.training import run
-from tinydet_tf.training.run import make_schedule, train
+from tinydet_tf.training.run import train as run
+from tinydet_tf.training.run.train import make_schedule, train
 from tinydet_tf.weights import load_detector
 
 SMALL = [
@@ -114,7 +114,7 @@ def test_an_average_survives_a_resume(digits: Path, tmp_path: Path) -> None:
 
 
 def run_config(folder: Path) -> Any:
-    from tinydet_tf.training.run_folder import resumed_config
+    from tinydet_tf.training.run.folder import resumed_config
 
     return resumed_config(folder)
 

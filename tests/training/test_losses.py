@@ -12,9 +12,9 @@ import tf_keras as keras
 
 import tinydet_tf
 from tinydet_tf.config import TrainConfig
-from tinydet_tf.training import losses
-from tinydet_tf.training.schedule import WarmupCosine
-from tinydet_tf.training.trainer import Trainer
+from tinydet_tf.training.run.schedule import WarmupCosine
+from tinydet_tf.training.step import losses
+from tinydet_tf.training.step.trainer import Trainer
 
 NAMES = ("rpn_score", "rpn_box", "rcnn_score", "rcnn_box")
 SIZE = 128

@@ -1,4 +1,4 @@
-"""PSRoIAlign's gradient adds up whole, also where many RoIs meet (tinydet_tf.training.run.add_in_order)."""
+"""PSRoIAlign's gradient adds up whole, also where many RoIs meet (tinydet_tf.training.run.train.add_in_order)."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.config import TrainConfig, model_config
 from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training import precision as precisions
-from tinydet_tf.training.precision import check_precision, missing_kernel
-from tinydet_tf.training.run import make_optimizer
-from tinydet_tf.training.trainer import Batch, Trainer
+from tinydet_tf.training.run import precision as precisions
+from tinydet_tf.training.run.precision import check_precision, missing_kernel
+from tinydet_tf.training.run.train import make_optimizer
+from tinydet_tf.training.step.trainer import Batch, Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE, STEPS = 128, 3

@@ -15,10 +15,10 @@ from PIL import Image
 from commands import Command
 from tinydet_lite.preprocess import as_rgb_array, resize_to
 from tinydet_tf.config import model_config
-from tinydet_tf.data.folders import MIN_AREA, class_batches, random_window, read_class_folders
+from tinydet_tf.data.class_folders import MIN_AREA, class_batches, random_window, read_class_folders
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training import pretrain
-from tinydet_tf.training.pretrain import BACKBONE, METRICS, classifier
+from tinydet_tf.training.run import pretrain
+from tinydet_tf.training.run.pretrain import BACKBONE, METRICS, classifier
 from tinydet_tf.weights import initialize
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,11 +21,12 @@ from tinydet_tf.export.convert import count_operators
 from tinydet_tf.export.kept_ranges import export_int8, kept_ranges
 from tinydet_tf.layers.grouped_conv import GroupedConv2D
 from tinydet_tf.model.detector import TinyDet, build_detector
-from tinydet_tf.training import callbacks
-from tinydet_tf.training.fake_quantization import FakeQuantized, Ranges, round_weights
-from tinydet_tf.training.qat import QuantizedDetector, check_qat, qat_config
-from tinydet_tf.training.run import train
-from tinydet_tf.training.run_folder import resumed_config
+from tinydet_tf.training.qat.fake_quantization import FakeQuantized, Ranges, round_weights
+from tinydet_tf.training.qat.quantized_detector import QuantizedDetector
+from tinydet_tf.training.qat.start import check_qat, qat_config
+from tinydet_tf.training.run import callbacks
+from tinydet_tf.training.run.folder import resumed_config
+from tinydet_tf.training.run.train import train
 from tinydet_tf.weights import BEST, CALIBRATION, load_detector, save_weights
 
 pytest.importorskip("tensorflow_model_optimization")
@@ -74,8 +75,9 @@ ROIS = tf.constant([[0, 3, 3, 40, 50], [1, 10, 20, 60, 60]], tf.float32)
 
 def everything(detector: TinyDet, training: bool = False) -> dict[str, list[tf.Tensor]]:
     features = detector.features(pictures(), training=training)
-    logits, deltas = detector.rpn(features)
-    return {"features": features, "logits": logits, "deltas": deltas, "rcnn": list(detector.rcnn(features, ROIS))}
+    logits, deltas = detector.rpn(features, training=training)
+    rcnn = list(detector.rcnn(features, ROIS, training=training))
+    return {"features": features, "logits": logits, "deltas": deltas, "rcnn": rcnn}
 
 
 def relative(ours: list[tf.Tensor], theirs: list[tf.Tensor]) -> float:
@@ -121,6 +123,16 @@ def test_ranges_follow_in_training_alone(detector: TinyDet, observed: QuantizedD
     low = quantized.ranges.to_dict()["normalized_images"][0]
     lowest = float(tf.reduce_min((pictures() - [123.675, 116.28, 103.53]) / [58.395, 57.12, 57.375]))
     assert low == pytest.approx(-100.0 + 0.001 * (lowest + 100.0), rel=1e-6)
+    # Each part by its own argument, whatever another part was called with.
+    features, before = quantized.features(pictures(), training=True), quantized.ranges.to_dict()
+    quantized.rpn(features)
+    quantized.rcnn(features, ROIS)
+    assert quantized.ranges.to_dict() == before
+    quantized.rpn(features, training=True)
+    quantized.rcnn(features, ROIS, training=True)
+    moved = {name for name, limits in quantized.ranges.to_dict().items() if limits != before[name]}
+    assert any(name.startswith("rpn0/") for name in moved) and "pooled" in moved
+    assert all(name.startswith(("rpn", "rcnn", "pooled")) for name in moved), moved
 
 
 def small_model() -> Any:

@@ -19,8 +19,8 @@ import pytest
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.training.callbacks import History
-from tinydet_tf.training.run_folder import finished_epochs
+from tinydet_tf.training.run.callbacks import History
+from tinydet_tf.training.run.folder import finished_epochs
 from tinydet_tf.weights import BEST, LAST
 
 PROGRAM = Path(__file__).with_name("train_program.py")

@@ -27,12 +27,13 @@ from tinydet_lite.detections import Detections
 from tinydet_tf.config import Config, load_config
 from tinydet_tf.data.coco import load_coco, locate_split
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.training import board, callbacks, progress
-from tinydet_tf.training.board import PICTURES, chosen_images, ground_truth, side_by_side
-from tinydet_tf.training.progress import Progress
-from tinydet_tf.training.run import make_schedule, train
-from tinydet_tf.training.run_folder import resumed_config
-from tinydet_tf.training.summary import closing
+from tinydet_tf.training.run import board, console
+from tinydet_tf.training.run import train as training
+from tinydet_tf.training.run.board import PICTURES, chosen_images, ground_truth, side_by_side
+from tinydet_tf.training.run.console import Console
+from tinydet_tf.training.run.folder import resumed_config
+from tinydet_tf.training.run.summary import closing
+from tinydet_tf.training.run.train import make_schedule, train
 from tinydet_tf.weights import LAST
 
 EPOCHS, STEPS, VAL_IMAGES, SAMPLES = 3, 4, 8, 32
@@ -215,7 +216,7 @@ def test_looking_changes_nothing(
 ) -> None:
     """The weights to the last bit, with and without."""
     for name in ("StepScalars", "Pictures", "CandidateLosses"):
-        monkeypatch.setattr(callbacks, name, lambda *_: keras.callbacks.Callback())
+        monkeypatch.setattr(training, name, lambda *_: keras.callbacks.Callback())
     train(config, tmp_path / "run", verbose=0)
     assert not (tmp_path / "run" / "logs" / "images").exists()
     ours, theirs = arrays(tmp_path / "run" / LAST), arrays(run.between)
@@ -235,9 +236,7 @@ def test_a_line_an_epoch_and_none_twice(run: SimpleNamespace) -> None:
         assert f", AP {entry['val_AP']:.3f}, AP50 {entry['val_AP50']:.3f}, APs " in line and " images/s, " in line
 
 
-def drive(
-    callback: Progress, clock: SimpleNamespace, epochs: Iterable[int], seconds: list[float], after: float
-) -> None:
+def drive(callback: Console, clock: SimpleNamespace, epochs: Iterable[int], seconds: list[float], after: float) -> None:
     """Steps of these seconds each, and what comes behind them until the epoch ends."""
     for epoch in epochs:
         callback.on_epoch_begin(epoch)
@@ -250,8 +249,8 @@ def drive(
 
 def test_speed_and_the_time_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock.now)
-    callback = Progress(epochs=200, finished=100, steps=3, batch_size=8)
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock.now)
+    callback = Console(epochs=200, finished=100, steps=3, batch_size=8)
     callback.on_train_begin()
     # The first step takes long, and counts for nothing but the first guess of what is left.
     drive(callback, clock, [100], [50.0, 2.0, 2.0], after=6.0)
@@ -273,8 +272,8 @@ def test_a_bar_over_the_whole_run_on_a_terminal(monkeypatch: pytest.MonkeyPatch)
             return True
 
     terminal = Terminal()
-    monkeypatch.setattr(progress.sys, "stderr", terminal)
-    callback = Progress(epochs=4, finished=1, steps=3, batch_size=8)
+    monkeypatch.setattr(console.sys, "stderr", terminal)
+    callback = Console(epochs=4, finished=1, steps=3, batch_size=8)
     callback.on_train_begin()
     drive(callback, SimpleNamespace(now=0.0), [1], [0.0] * 3, after=0.0)
     callback.close()
@@ -286,7 +285,7 @@ def test_a_bar_over_the_whole_run_on_a_terminal(monkeypatch: pytest.MonkeyPatch)
     [(0, "0 s"), (99.4, "99 s"), (99.6, "2 min"), (3540, "59 min"), (3590, "1 h 00 min"), (200_000, "2 d 7 h")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert progress.shown(seconds) == text
+    assert console.shown(seconds) == text
 
 
 def test_the_last_words_can_be_pasted(run: SimpleNamespace, command: Command, tmp_path: Path) -> None:

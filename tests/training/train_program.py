@@ -29,9 +29,9 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (options["file_size"], options["file_size"]))
     from tinydet_tf.config import load_config
     from tinydet_tf.layers.blocks import BatchNorm
-    from tinydet_tf.training import run as training
-    from tinydet_tf.training.distribution import open_strategy
-    from tinydet_tf.training.run_folder import resumed_config
+    from tinydet_tf.training.run import train as training
+    from tinydet_tf.training.run.distribution import open_strategy
+    from tinydet_tf.training.run.folder import resumed_config
 
     strategy = open_strategy(options.get("strategy", "one"))
     if options.get("synchronized"):

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.data.pipeline import image_rows, make_samples, make_stages
-from tinydet_tf.training.trainer import LOSSES, PARTS, Batch, Trainer
+from tinydet_tf.training.step.trainer import LOSSES, PARTS, Batch, Trainer
 
 
 @dataclasses.dataclass(frozen=True)

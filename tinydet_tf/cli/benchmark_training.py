@@ -43,10 +43,10 @@ def main() -> None:
     from tinydet_tf.data.pipeline import build_pipeline
     from tinydet_tf.data.splits import load_split, preparation
     from tinydet_tf.model.detector import TinyDet
-    from tinydet_tf.training.precision import check_precision
-    from tinydet_tf.training.run import add_in_order, make_optimizer
-    from tinydet_tf.training.schedule import WarmupCosine
-    from tinydet_tf.training.trainer import Trainer
+    from tinydet_tf.training.run.precision import check_precision
+    from tinydet_tf.training.run.schedule import WarmupCosine
+    from tinydet_tf.training.run.train import add_in_order, make_optimizer
+    from tinydet_tf.training.step.trainer import Trainer
 
     check_precision(config.train.precision)
     keras.utils.set_random_seed(config.train.seed)

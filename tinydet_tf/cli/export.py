@@ -83,7 +83,7 @@ def main() -> None:
         DEFAULT_IMAGES,
         calibration_data,
         calibration_file,
-        load_samples,
+        load_calibration_images,
         write_calibration,
     )
     from tinydet_tf.export.convert import count_operators, export, write_tflite
@@ -98,7 +98,7 @@ def main() -> None:
     if scheme.needs_calibration and kept is None:
         dataset = load_split(calibration_data(config, args.data), args.split)
         count = args.calibration_images or DEFAULT_IMAGES
-        samples = load_samples(dataset, config.model.input_size, count=count, seed=args.seed)
+        samples = load_calibration_images(dataset, config.model.input_size, count=count, seed=args.seed)
     elif args.data is not None or args.calibration_images is not None:
         raise UserError(f"--data and --calibration-images are for --format int8 and int16, not {args.format}")
     if kept is not None:

@@ -42,8 +42,8 @@ def main() -> None:
     if not args.data.is_dir():
         raise UserError(f"--data {args.data} is no folder; give one with a folder of images a class")
 
-    from tinydet_tf.data.folders import read_class_folders
-    from tinydet_tf.training.pretrain import BACKBONE, Recipe, pretrain
+    from tinydet_tf.data.class_folders import read_class_folders
+    from tinydet_tf.training.run.pretrain import BACKBONE, Recipe, pretrain
 
     recipe = Recipe(
         epochs=args.epochs,

@@ -46,12 +46,12 @@ def main() -> None:
 
     from tinydet_tf.data.splits import load_split
     from tinydet_tf.evaluation import evaluate, open_model
-    from tinydet_tf.export.calibration import calibration_data, load_samples
-    from tinydet_tf.export.experiments import (
+    from tinydet_tf.export.calibration import calibration_data, load_calibration_images
+    from tinydet_tf.export.comparison import (
         TABLE_HEADER,
         Bench,
         Results,
-        experiments,
+        comparison_rows,
         identity_of,
         plot,
         select,
@@ -63,7 +63,7 @@ def main() -> None:
     data = calibration_data(config, args.data)
     dataset = load_split(data, args.split).subset(args.limit)
     size = config.model.input_size
-    samples = load_samples(load_split(data, "train"), size, count=args.calibration_images, seed=args.seed)
+    samples = load_calibration_images(load_split(data, "train"), size, count=args.calibration_images, seed=args.seed)
 
     def measure(path: Path) -> dict[str, float]:
         model = open_model(path, threads=1)
@@ -71,7 +71,7 @@ def main() -> None:
         return found.metrics
 
     bench = Bench(detector, config, samples, measure, dataset.images[0].path)
-    rows = experiments(bench.tensors(), images=args.calibration_images, sensitivity=not args.skip_sensitivity)
+    rows = comparison_rows(bench.tensors(), images=args.calibration_images, sensitivity=not args.skip_sensitivity)
     if args.list:
         print("\n".join(rows))
         return

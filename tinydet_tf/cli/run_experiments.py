@@ -24,7 +24,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
 
-    from tinydet_tf.training.experiments import load_plan, results, run_plan, table
+    from tinydet_tf.training.run.plans import load_plan, results, run_plan, table
 
     plan = load_plan(args.plan, only=args.only)
     output = args.output or Path("runs") / args.plan.stem

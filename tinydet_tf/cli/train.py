@@ -11,7 +11,7 @@ from pathlib import Path
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import DIGITS, VARIANTS, Config, assignment, load_config
 from tinydet_tf.recipes import CONFIGS
-from tinydet_tf.training.cluster import check_cluster
+from tinydet_tf.training.run.cluster import check_cluster
 
 #: The recipe of a run without data and without a config.
 DIGITS_RECIPE = CONFIGS / "digits_s.yaml"
@@ -77,7 +77,7 @@ def main() -> None:
         raise UserError("--qat takes the variant from --init; leave --variant out")
     recipe, base = args.config, None
     if args.qat and recipe is None:
-        from tinydet_tf.training.qat import qat_config  # it reads the weights file: TensorFlow cannot wait
+        from tinydet_tf.training.qat.start import qat_config  # it reads the weights file: TensorFlow cannot wait
 
         base = qat_config(args.init, other_data=bool(given))
     elif recipe is None and not args.resume and (not given or args.data == DIGITS):
@@ -96,10 +96,10 @@ def main() -> None:
 
     # Only now, so that --help and a mistyped key do not wait for TensorFlow.
     from tinydet_tf.data.splits import is_digits
-    from tinydet_tf.training.distribution import is_chief, open_strategy
-    from tinydet_tf.training.run import train
-    from tinydet_tf.training.run_folder import resumed_config
-    from tinydet_tf.training.summary import closing
+    from tinydet_tf.training.run.distribution import is_chief, open_strategy
+    from tinydet_tf.training.run.folder import resumed_config
+    from tinydet_tf.training.run.summary import closing
+    from tinydet_tf.training.run.train import train
     from tinydet_tf.weights import weights_file
 
     strategy = open_strategy(args.strategy)

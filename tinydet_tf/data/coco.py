@@ -386,12 +386,12 @@ class Entries:
         with np.errstate(over="ignore"):
             of_box = np.prod(boxes[:, 2:], 1)
         # A box that is inside out is dropped, whatever area its tool computed for it (w * h is negative then).
-        inside_out = (boxes[:, 2:] < 0).any(axis=1)
+        inside_out: list[bool] = np.any(boxes[:, 2:] < 0, axis=1).tolist()
         wanted = "a number of square pixels, zero or more"
         return np.array(
             [
                 0.0 if dropped else self._number(index, "area", float(own), wanted)
-                for index, (own, dropped) in enumerate(zip(of_box.tolist(), inside_out.tolist(), strict=True))
+                for index, (own, dropped) in enumerate(zip(of_box.tolist(), inside_out, strict=True))
             ],
             np.float64,
         )

@@ -20,7 +20,7 @@ from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.files import atomic_write
 from tinydet_tf.commands import command_text
 from tinydet_tf.data.cache import cache_folder
-from tinydet_tf.data.labelled import ALL, LabelledFolder, LabelledImage
+from tinydet_tf.data.labelled import ALL, LabelledDataset, LabelledImage
 from tinydet_tf.data.voc import VocFolder, voc_root
 from tinydet_tf.data.yolo import YoloFolder, yolo_source
 
@@ -42,7 +42,7 @@ class ConvertedSplit:
         return (json.dumps(self.document) + "\n").encode()
 
 
-def open_folder(path: Path, format: str | None = None) -> LabelledFolder | None:
+def open_folder(path: Path, format: str | None = None) -> LabelledDataset | None:
     """The data set at a path: a VOC or YOLO folder, or YOLO's data.yaml.
 
     Args:
@@ -94,7 +94,7 @@ def converted_split(path: Path, split: str) -> tuple[Path, Path] | None:
     return target, converted.image_dir
 
 
-def coco_split(folder: LabelledFolder, images: list[LabelledImage]) -> ConvertedSplit:
+def coco_split(folder: LabelledDataset, images: list[LabelledImage]) -> ConvertedSplit:
     """COCO's json of some images of a folder. Ignored boxes become crowds; the area is that of the box.
 
     Raises:
@@ -132,7 +132,7 @@ def coco_split(folder: LabelledFolder, images: list[LabelledImage]) -> Converted
     return ConvertedSplit(document, image_dir)
 
 
-def train_and_val(folder: LabelledFolder, val_fraction: float | None, seed: int) -> dict[str, list[LabelledImage]]:
+def train_and_val(folder: LabelledDataset, val_fraction: float | None, seed: int) -> dict[str, list[LabelledImage]]:
     """The images of "train" and "val", in the folder's order; where it has no val split, a random part of the others.
 
     Args:

@@ -46,7 +46,7 @@ class LabelledImage:
     boxes: tuple[LabelledBox, ...]
 
 
-class LabelledFolder(Protocol):
+class LabelledDataset(Protocol):
     """A data set in a format of its own.
 
     splits: "train" and "val", one of them, or ALL alone; class_names: the classes of all splits together;

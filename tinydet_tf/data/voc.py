@@ -68,7 +68,7 @@ def _is_root(folder: Path) -> bool:
 
 
 class VocFolder:
-    """A LabelledFolder (labelled.py) of Pascal VOC.
+    """A LabelledDataset (labelled.py) of Pascal VOC.
 
     Classes are the names of the objects of every list, sorted, so that they do not depend on the split. "difficult"
     objects are ignored ones. Without ImageSets/Main every image that has an xml is in the one split ALL. Reads every

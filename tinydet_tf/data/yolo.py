@@ -70,7 +70,7 @@ def yolo_source(path: Path) -> Path | None:
 
 
 class YoloFolder:
-    """A LabelledFolder (labelled.py) of YOLO, in one of these layouts:
+    """A LabelledDataset (labelled.py) of YOLO, in one of these layouts:
 
     - data.yaml with train and val (a folder, a list of images as .txt, or several of these), relative to its path, or,
       where that does not exist, to its own folder; names (list or dictionary) or nc. Nothing in it is run or fetched.

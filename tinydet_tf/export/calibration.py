@@ -45,8 +45,8 @@ Range = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Samples:
-    """Calibration images, as the wrapper would hand them to the network.
+class CalibrationImages:
+    """Images that ranges are measured on, as the wrapper would hand them to the network.
 
     Attributes:
       images: uint8 [N, S, S, 3] RGB.
@@ -65,7 +65,7 @@ class Samples:
     def __len__(self) -> int:
         return len(self.images)
 
-    def first(self, count: int) -> Samples:
+    def first(self, count: int) -> CalibrationImages:
         """The first `count` of them; `choose` puts them in such an order that these are spread evenly too."""
         return dataclasses.replace(
             self, images=self.images[:count], image_ids=self.image_ids[:count], files=self.files[:count]
@@ -85,7 +85,9 @@ def choose(num_images: int, count: int, seed: int) -> np.ndarray:
     return rng.permutation(rng.integers(starts, ends))
 
 
-def load_samples(dataset: CocoDataset, input_size: int, *, count: int = DEFAULT_IMAGES, seed: int = 0) -> Samples:
+def load_calibration_images(
+    dataset: CocoDataset, input_size: int, *, count: int = DEFAULT_IMAGES, seed: int = 0
+) -> CalibrationImages:
     """Chooses images of a data set and prepares them exactly as tinydet_lite does.
 
     Args:
@@ -105,7 +107,7 @@ def load_samples(dataset: CocoDataset, input_size: int, *, count: int = DEFAULT_
         _LOG.warning("%d calibration images were asked for, the data has %d", count, len(dataset))
     chosen: list[CocoImage] = [dataset.images[index] for index in choose(len(dataset), count, seed)]
     images = np.stack([resize_to(load_arrays(image)[0], input_size) for image in chosen])
-    return Samples(
+    return CalibrationImages(
         images=images,
         image_ids=tuple(image.id for image in chosen),
         files=tuple(image.path.name for image in chosen),
@@ -135,7 +137,7 @@ class Observation:
 
 
 def observe(
-    model: bytes, samples: Samples, tensors: Collection[str], *, threads: int = 1, progress: bool = False
+    model: bytes, samples: CalibrationImages, tensors: Collection[str], *, threads: int = 1, progress: bool = False
 ) -> dict[str, Observation]:
     """Runs a float model over the samples and keeps of each tensor what every method needs.
 
@@ -180,7 +182,7 @@ def observe(
     return {name: Observation(low[name], high[name], np.stack(kept[name])) for name in index_of}
 
 
-def check_input(details: dict[str, Any], samples: Samples) -> None:
+def check_input(details: dict[str, Any], samples: CalibrationImages) -> None:
     """Raises UserError where an interpreter's input, as `get_input_details` describes it, does not fit the samples."""
     wanted, came = [int(side) for side in details["shape"]], [1, *samples.images.shape[1:]]
     if wanted != came or details["dtype"] != np.uint8:

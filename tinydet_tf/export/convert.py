@@ -16,7 +16,7 @@ from tinydet_lite.files import atomic_write
 from tinydet_lite.metadata import ModelInfo, append_metadata
 from tinydet_tf.config import Config
 from tinydet_tf.data.splits import set_name
-from tinydet_tf.export.calibration import Calibration, Samples
+from tinydet_tf.export.calibration import Calibration, CalibrationImages
 from tinydet_tf.export.graph import HostGraph, build_graph
 from tinydet_tf.export.quantize import quantize
 from tinydet_tf.export.rewrites import rewrites_for
@@ -41,7 +41,7 @@ def convert(
     postprocess: str = "host",
     picture_size: tuple[int, int] | None = None,
     rewrites: frozenset[str] | None = None,
-    samples: Samples | None = None,
+    samples: CalibrationImages | None = None,
 ) -> bytes:
     """The whole .tflite of a detector, with labels and everything else that tinydet_lite needs inside.
 
@@ -75,7 +75,7 @@ def export(
     postprocess: str = "host",
     picture_size: tuple[int, int] | None = None,
     rewrites: frozenset[str] | None = None,
-    samples: Samples | None = None,
+    samples: CalibrationImages | None = None,
     progress: bool = False,
 ) -> Exported:
     """As `convert`, by any scheme; gives what it was calibrated with too."""

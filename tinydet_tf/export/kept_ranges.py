@@ -20,7 +20,7 @@ from tinydet_lite.files import atomic_write
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset
-from tinydet_tf.export.calibration import Observation, Samples, load_samples, observe, ranges
+from tinydet_tf.export.calibration import CalibrationImages, Observation, load_calibration_images, observe, ranges
 from tinydet_tf.export.convert import Exported, to_flatbuffer, with_metadata
 from tinydet_tf.export.graph import HostGraph, build_graph
 from tinydet_tf.export.quantize import observed_tensors, quantize
@@ -42,7 +42,7 @@ def keep_ranges(folder: Path, train_data: CocoDataset) -> None:
     """
     detector, config = load_detector(folder)
     try:
-        samples = load_samples(train_data, config.model.input_size)
+        samples = load_calibration_images(train_data, config.model.input_size)
     except UserError as error:
         _LOG.warning("no ranges are kept for the int8 export (%s); give it images to calibrate with", error)
         return
@@ -63,7 +63,7 @@ def keep_ranges(folder: Path, train_data: CocoDataset) -> None:
     _LOG.info("ranges of %d tensors, from %s: %s needs no images", len(found), samples.source, export)
 
 
-def kept_ranges(model: Path) -> tuple[Samples, dict[str, Observation]] | None:
+def kept_ranges(model: Path) -> tuple[CalibrationImages, dict[str, Observation]] | None:
     """What `export_int8` takes: where the ranges are from, and each tensor's; None where nothing was kept.
 
     Args:
@@ -79,7 +79,7 @@ def kept_ranges(model: Path) -> tuple[Samples, dict[str, Observation]] | None:
     try:
         content = json.loads(path.read_text())
         digest, found = content["weights_sha256"], content["ranges"]
-        samples = Samples(
+        samples = CalibrationImages(
             images=np.zeros([0, 0, 0, 3], np.uint8),
             image_ids=tuple(content["image_ids"]),
             files=tuple(content["files"]),
@@ -91,7 +91,7 @@ def kept_ranges(model: Path) -> tuple[Samples, dict[str, Observation]] | None:
         raise UserError(f"{path} is damaged; remove it to calibrate with images instead") from error
     if digest != _digest(weights):
         if weights != weights_file(weights.parent):
-            return None  # last.weights.h5, say: the ranges are the best ones'
+            return None  # for example last.weights.h5: the ranges were measured with best.weights.h5
         raise UserError(f"{path} is of other weights than {weights.name}; finish the run with --resume, or remove it")
     return samples, observations
 
@@ -99,7 +99,7 @@ def kept_ranges(model: Path) -> tuple[Samples, dict[str, Observation]] | None:
 def export_int8(
     detector: TinyDet,
     config: Config,
-    kept: tuple[Samples, dict[str, Observation]],
+    kept: tuple[CalibrationImages, dict[str, Observation]],
     *,
     postprocess: str = "host",
     picture_size: tuple[int, int] | None = None,
@@ -122,7 +122,7 @@ def export_int8(
             f"the run's {CALIBRATION} knows nothing of {len(missing)} tensors of this graph, for example "
             f"{min(missing)!r}: it was kept by another version; remove it to calibrate with images instead"
         )
-    if postprocess != "host":  # what it adds stays float and needs no ranges
+    if postprocess != "host":  # the operators it adds stay in float and need no ranges
         model = to_flatbuffer(graph)
     done = quantize(model, FORMATS["int8"], samples, observations=observations)
     content = with_metadata(done.model, detector, config, "int8", done.calibration, postprocess)

@@ -16,7 +16,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.export.calibration import INSTALL, Calibration, Observation, Range, Samples, observe, ranges
+from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, Range, observe, ranges
 from tinydet_tf.export.packing import pack
 from tinydet_tf.export.schemes import Scheme, scope_pattern
 
@@ -35,7 +35,7 @@ class Quantized:
 def quantize(
     model: bytes,
     scheme: Scheme,
-    samples: Samples | None = None,
+    samples: CalibrationImages | None = None,
     *,
     observations: dict[str, Observation] | None = None,
     progress: bool = False,

@@ -94,8 +94,11 @@ class TinyDet(keras.Model):
         """The pyramid: RGB float32 or uint8 0-255 [B, S, S, 3] -> a list of [B, H, W, 245], finest level first."""
         return list(self.pyramid(normalize(images), training=training))
 
-    def rpn(self, features: Sequence[tf.Tensor]) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """Two lists, finest level first: logits [B, H, W, 3] and deltas [B, H, W, 12]."""
+    def rpn(self, features: Sequence[tf.Tensor], training: bool = False) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """Two lists, finest level first: logits [B, H, W, 3] and deltas [B, H, W, 12].
+
+        `training` changes nothing here: the layers are convolutions. A detector with int8's rounding needs it.
+        """
         outputs = [self.rpn_head(level) for level in features]
         return [o[0] for o in outputs], [o[1] for o in outputs]
 
@@ -140,10 +143,12 @@ class TinyDet(keras.Model):
             reduce=self.config.psroi_reduce,
         )
 
-    def rcnn(self, features: Sequence[tf.Tensor], rois: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def rcnn(
+        self, features: Sequence[tf.Tensor], rois: tf.Tensor, training: bool = False
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         """(class_logits [R, C+1], deltas [R, 4]) for rois float32 [R, 5] = (batch index, x1, y1, x2, y2).
 
-        Index 0 is the background; deltas are in units of the stds 0.1, 0.1, 0.2, 0.2.
+        Index 0 is the background; deltas are in units of the stds 0.1, 0.1, 0.2, 0.2. `training`: as `rpn`.
         """
         logits, deltas = self.rcnn_head(self.pool(features, rois))
         return logits, deltas
@@ -159,11 +164,11 @@ class TinyDet(keras.Model):
           index 0 the background. Padded proposals are background with probability 1.
         """
         features = self.features(images, training=training)
-        rois, valid = self.proposals(*self.rpn(features))
+        rois, valid = self.proposals(*self.rpn(features, training=training))
         batch, count = tf.shape(rois)[0], self.config.proposals_test
         indices = tf.repeat(tf.range(batch), count)
         flat = tf.concat([tf.cast(indices, tf.float32)[:, None], tf.reshape(rois, [-1, 4])], -1)  # [R, 5]
-        logits, deltas = self.rcnn(features, flat)
+        logits, deltas = self.rcnn(features, flat, training=training)
         return self.finish(rois, valid, logits, deltas)
 
     def finish(self, rois: tf.Tensor, valid: tf.Tensor, logits: tf.Tensor, deltas: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from tinydet_tf.commands import command_words
 from tinydet_tf.config import Config
-from tinydet_tf.training.progress import average_precisions, shown
-from tinydet_tf.training.run_folder import LOGS
+from tinydet_tf.training.run.console import average_precisions, shown
+from tinydet_tf.training.run.folder import LOGS
 
 
 def closing(folder: Path, config: Config, result: dict[str, Any], seconds: float) -> str:

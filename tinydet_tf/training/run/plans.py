@@ -1,4 +1,4 @@
-"""Experiments: a plan names rows, each a change of one recipe; every row is trained with every seed, and compared.
+"""Plans of training experiments: rows, each a change of one recipe, trained with every seed and compared.
 
 A plan is a YAML file:
 
@@ -31,7 +31,8 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.commands import child_command
 from tinydet_tf.config import Config, load_config
 from tinydet_tf.recipes import plan_file
-from tinydet_tf.training.run_folder import CONFIG, METRICS
+from tinydet_tf.training.run.folder import METRICS
+from tinydet_tf.weights import CONFIG
 
 _LOG = logging.getLogger(__name__)
 _METRICS = ("AP", "AP50", "APs", "APm")
@@ -89,7 +90,7 @@ def load_plan(path: Path, *, only: Sequence[str] | None = None) -> Plan:
     return plan
 
 
-def run_folder(output: Path, row: str, seed: int) -> Path:
+def row_folder(output: Path, row: str, seed: int) -> Path:
     return output / f"{re.sub('[^a-z0-9]+', '_', row.lower()).strip('_')}_seed{seed}"
 
 
@@ -101,7 +102,7 @@ def run_plan(plan: Plan, output: Path) -> None:
     """
     for seed in plan.seeds:
         for row in plan.rows:
-            folder = run_folder(output, row, seed)
+            folder = row_folder(output, row, seed)
             wanted = plan.configured(row, seed)
             if _finished(folder, wanted.train.epochs) is not None:
                 continue
@@ -121,7 +122,7 @@ def results(plan: Plan, output: Path) -> list[dict[str, Any]]:
     found = []
     for row in plan.rows:
         for seed in plan.seeds:
-            entry = _finished(run_folder(output, row, seed), plan.configured(row, seed).train.epochs)
+            entry = _finished(row_folder(output, row, seed), plan.configured(row, seed).train.epochs)
             if entry is not None:
                 found.append({"row": row, "seed": seed, **entry})
     return found

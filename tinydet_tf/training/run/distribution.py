@@ -1,4 +1,4 @@
-"""Many devices with TensorFlow's own engine: the strategy, each replica's part of a batch, sums over all replicas.
+"""Many devices with TensorFlow's own engine: the strategy, each replica's part of a batch, what workers exchange.
 
 A replica is the detector on one device; a worker is a process that holds one or more of them. B images of a global
 batch, whose size does not depend on the number of devices; D detections.
@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training.cluster import check_cluster
+from tinydet_tf.training.run.cluster import check_cluster
+from tinydet_tf.training.step.replicas import sum_over_replicas
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def open_strategy(name: str) -> Any:
     Raises:
       UserError: TF_CONFIG is missing or wrong, or its port is taken.
     """
-    tf.get_logger().setLevel(logging.WARNING)  # it tells of every single sum over replicas
+    tf.get_logger().setLevel(logging.WARNING)  # at INFO TensorFlow logs every sum over replicas
     if name == "multiworker":
         check_cluster(os.environ)
         try:
@@ -90,14 +91,6 @@ def split_batches(pipeline: tf.data.Dataset, strategy: Any, batch_size: int) -> 
 
     part = pipeline.rebatch(batch_size // replicas, drop_remainder=True).repeat()
     return strategy.distribute_datasets_from_function(lambda _: part)
-
-
-def sum_over_replicas(values: Any) -> Any:
-    """The sum of every tensor of a structure over all replicas; the values themselves where there is but one."""
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return values
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
 def wait_for_all(strategy: Any) -> None:

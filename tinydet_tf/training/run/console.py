@@ -9,10 +9,10 @@ from typing import Any
 import tf_keras as keras
 from tqdm import tqdm
 
-from tinydet_tf.training.trainer import LOSSES
+from tinydet_tf.training.step.trainer import LOSSES
 
 
-class Progress(keras.callbacks.Callback):
+class Console(keras.callbacks.Callback):
     """Prints `Epoch 3/100: loss ..., AP ..., images a second, the time that is left`.
 
     The bar goes to stderr and only to a terminal; the lines go to stdout. Speed and time left are those of this

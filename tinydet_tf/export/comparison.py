@@ -1,4 +1,4 @@
-"""Experiments in quantization: a table of schemes, each exported, evaluated and timed; resumable row by row.
+"""A comparison of quantization schemes: a table, each row exported, evaluated and timed; resumable row by row.
 
 The sensitivity of a part is the AP of the model with this part alone in int8, all else in float.
 """
@@ -22,7 +22,7 @@ from tinydet_lite.lab.benchmark import benchmark
 from tinydet_lite.lab.inspection import inspect_model
 from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset
-from tinydet_tf.export.calibration import Observation, Samples, observe
+from tinydet_tf.export.calibration import CalibrationImages, Observation, observe
 from tinydet_tf.export.convert import to_flatbuffer, with_metadata
 from tinydet_tf.export.graph import HostGraph
 from tinydet_tf.export.quantize import observed_tensors, quantize, written_tensors
@@ -37,7 +37,7 @@ _RUNS = 30
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Row:
     """A row: its name, the scheme, and how many calibration images (0 for schemes without)."""
 
     name: str
@@ -48,7 +48,7 @@ class Experiment:
         return {"scheme": self.scheme.to_dict(), "images": self.images}
 
 
-def experiments(tensors: Iterable[str], *, images: int, sensitivity: bool = True) -> dict[str, Experiment]:
+def comparison_rows(tensors: Iterable[str], *, images: int, sensitivity: bool = True) -> dict[str, Row]:
     """All rows, by name.
 
     Args:
@@ -73,15 +73,13 @@ def experiments(tensors: Iterable[str], *, images: int, sensitivity: bool = True
     }
     for name, patterns in kept.items():
         schemes[f"int8, {name} in float"] = dataclasses.replace(static, float_parts=patterns)
-    rows = {
-        name: Experiment(name, scheme, images if scheme.needs_calibration else 0) for name, scheme in schemes.items()
-    }
+    rows = {name: Row(name, scheme, images if scheme.needs_calibration else 0) for name, scheme in schemes.items()}
     for count in (size for size in _SIZES if size < images):
-        rows[f"int8 {count} images"] = Experiment(f"int8 {count} images", static, count)
+        rows[f"int8 {count} images"] = Row(f"int8 {count} images", static, count)
     if sensitivity:
         for part in parts:
             name = f"{_SENSITIVITY}{part}"
-            rows[name] = Experiment(name, dataclasses.replace(static, parts=(part,)), images)
+            rows[name] = Row(name, dataclasses.replace(static, parts=(part,)), images)
     return rows
 
 
@@ -91,7 +89,7 @@ def scopes(tensors: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(match[0] for match in found if match))
 
 
-def select(rows: dict[str, Experiment], only: Sequence[str]) -> dict[str, Experiment]:
+def select(rows: dict[str, Row], only: Sequence[str]) -> dict[str, Row]:
     """The rows asked for, all where none is; the reference always.
 
     Raises:
@@ -129,12 +127,12 @@ class Results:
                 raise UserError(f"{path} holds experiments with other {', '.join(changed)}; give another --json")
             self.rows = rows
 
-    def has(self, row: Experiment) -> bool:
+    def has(self, row: Row) -> bool:
         """Whether the row is there, with this very scheme."""
         stored = self.rows.get(row.name)
         return stored is not None and {key: stored[key] for key in row.identity()} == row.identity()
 
-    def add(self, row: Experiment, values: dict[str, Any]) -> None:
+    def add(self, row: Row, values: dict[str, Any]) -> None:
         self.rows[row.name] = {**row.identity(), **values}
         content = {"identity": self.identity, "rows": self.rows}
         atomic_write(self.path, (json.dumps(content, indent=1) + "\n").encode())
@@ -147,7 +145,7 @@ class Bench:
         self,
         detector: TinyDet,
         config: Config,
-        samples: Samples,
+        samples: CalibrationImages,
         measure: Callable[[Path], dict[str, float]],
         image: Path,
     ) -> None:
@@ -172,7 +170,7 @@ class Bench:
     def tensors(self) -> list[str]:
         return list(written_tensors(self.float_model("int8")))
 
-    def run(self, row: Experiment) -> dict[str, Any]:
+    def run(self, row: Row) -> dict[str, Any]:
         """AP and APs (0..1), size in bytes, median milliseconds of one thread beside the float form's in the same run,
         partitions."""
         model = self.float_model(row.scheme.name)

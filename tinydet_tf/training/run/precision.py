@@ -2,7 +2,7 @@
 
 A CPU's kernels for bfloat16 and float16 depend on its instructions. Where TensorFlow takes a kernel that the processor
 does not support, a convolution raises an error and a matrix product ends the whole process, so the question is put to a
-process of its own: `python -m tinydet_tf.training.precision mixed_float16`.
+process of its own: `python -m tinydet_tf.training.run.precision mixed_float16`.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def missing_kernel(precision: str) -> str | None:
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "tinydet_tf.training.precision", precision],
+            [sys.executable, "-m", "tinydet_tf.training.run.precision", precision],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
             timeout=_TIMEOUT_SECONDS, env=environment,
         )  # fmt: skip
     except OSError:
-        return None  # a system that starts no processes: training itself will tell
+        return None  # this system cannot start a process; training itself shows whether the precision works
     except subprocess.TimeoutExpired:
         return f"a step was not done after {_TIMEOUT_SECONDS:.0f} seconds"
     if done.returncode == 0:

@@ -15,22 +15,22 @@ import tf_keras as keras
 from tinydet_tf.boxes import RCNN_STDS, encode
 from tinydet_tf.config import TrainConfig
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training import losses
-from tinydet_tf.training.assign import Assignment, assign
-from tinydet_tf.training.distribution import sum_over_replicas
-from tinydet_tf.training.sample import RCNN_SEED, RPN_SEED, Samples, random_priority, sample
+from tinydet_tf.training.step import losses
+from tinydet_tf.training.step.assign import AssignedBoxes, assign
+from tinydet_tf.training.step.replicas import sum_over_replicas
+from tinydet_tf.training.step.sample import RCNN_SEED, RPN_SEED, SampledBoxes, random_priority, sample
 
 Batch = dict[str, tf.Tensor]
 
-_ASSIGNMENT = Assignment(
+_ASSIGNED = AssignedBoxes(
     tf.TensorSpec([None], tf.bool), tf.TensorSpec([None], tf.bool), tf.TensorSpec([None], tf.int32)
 )
 
 
 LOSSES = ("rpn_score", "rpn_box", "rcnn_score", "rcnn_box")
-#: Of what is trained on, means an image.
+#: How many RPN anchors and how many RoIs are trained on: the mean number an image, positives and negatives apart.
 COUNTS = ("rpn_positives", "rpn_negatives", "rcnn_positives", "rcnn_negatives")
-#: Of the forward pass, in their order. The candidates' part finds what each RoI answers for, and chooses (OHEM).
+#: The parts of the forward pass, in their order. "candidates" finds the object of each RoI and chooses RoIs (OHEM).
 PARTS = ("forward", "RPN losses", "proposals", "candidates", "R-CNN losses")
 
 
@@ -46,7 +46,7 @@ class _Candidates(NamedTuple):
     matched: tf.Tensor
     labels: tf.Tensor
     priority: tf.Tensor
-    chosen: Samples
+    chosen: SampledBoxes
 
 
 class Trainer(keras.Model):
@@ -91,21 +91,22 @@ class Trainer(keras.Model):
         """The forward pass: the name of each of PARTS and what it computes, the last one all of `compute_losses`."""
         names = iter(PARTS)
         features = self.detector.features(batch["images"], training=training)
-        logits, deltas = self.detector.rpn(features)
+        logits, deltas = self.detector.rpn(features, training=training)
         yield next(names), (features, logits, deltas)
         results = self._rpn_losses(logits, deltas, batch)
         yield next(names), results
         proposals = self._proposals(logits, deltas)
         yield next(names), proposals
-        candidates = self._candidates(features, *proposals, batch)
+        candidates = self._candidates(features, *proposals, batch, training=training)
         yield next(names), candidates
-        yield next(names), {**results, **self._rcnn_losses(features, candidates, batch)}
+        yield next(names), {**results, **self._rcnn_losses(features, candidates, batch, training=training)}
 
     def candidate_losses(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """What OHEM chooses by, as the network is in evaluation: the class losses of all RoIs that are assigned, and of
         those that are chosen, float32 [n] and [m]. Changes nothing."""
         features = self.detector.features(batch["images"], training=False)
-        found = self._candidates(features, *self._proposals(*self.detector.rpn(features)), batch)
+        proposals = self._proposals(*self.detector.rpn(features))
+        found = self._candidates(features, *proposals, batch, training=False)
         chosen = tf.gather(found.priority, found.chosen.index, batch_dims=1)
         return (
             tf.boolean_mask(found.priority, found.assigned),
@@ -118,7 +119,7 @@ class Trainer(keras.Model):
         flat_deltas = tf.concat([tf.reshape(level, [count, -1, 4]) for level in deltas], 1)  # [B, A, 4]
         anchors, inside = tf.constant(self.anchors), tf.constant(self.anchors_inside)
 
-        def one(image: tuple[tf.Tensor, ...]) -> Assignment:
+        def one(image: tuple[tf.Tensor, ...]) -> AssignedBoxes:
             return assign(
                 anchors,
                 inside,
@@ -128,7 +129,7 @@ class Trainer(keras.Model):
                 best_iou=config.rpn_negative_iou,
             )
 
-        positive, negative, matched = tf.map_fn(one, _ground_truth(batch), fn_output_signature=_ASSIGNMENT)
+        positive, negative, matched = tf.map_fn(one, _ground_truth(batch), fn_output_signature=_ASSIGNED)
         size = [len(self.anchors)]
         positive, negative, matched = (tf.ensure_shape(t, [None, *size]) for t in (positive, negative, matched))
         chosen = sample(
@@ -166,7 +167,7 @@ class Trainer(keras.Model):
         return tf.stop_gradient(proposals), valid > 0.0
 
     def _candidates(
-        self, features: list[tf.Tensor], proposals: tf.Tensor, valid: tf.Tensor, batch: Batch
+        self, features: list[tf.Tensor], proposals: tf.Tensor, valid: tf.Tensor, batch: Batch, *, training: bool
     ) -> _Candidates:
         """The RoIs of a batch, and which of them the R-CNN is trained on."""
         config = self.config
@@ -174,20 +175,21 @@ class Trainer(keras.Model):
         rois = tf.concat([batch["gt_boxes"], proposals], 1)
         usable = tf.concat([batch["gt_mask"], valid], 1)
 
-        def one(image: tuple[tf.Tensor, ...]) -> Assignment:
+        def one(image: tuple[tf.Tensor, ...]) -> AssignedBoxes:
             return assign(
                 *image, positive_iou=config.rcnn_positive_iou, negative_iou=config.rcnn_positive_iou, best_iou=None
             )
 
         positive, negative, matched = tf.map_fn(
-            one, (rois, usable, *_ground_truth(batch)), fn_output_signature=_ASSIGNMENT
+            one, (rois, usable, *_ground_truth(batch)), fn_output_signature=_ASSIGNED
         )
         classes = tf.gather(batch["gt_classes"], matched, batch_dims=1) + 1
         labels = tf.where(positive, classes, 0)  # [B, G + P]
 
         if config.rcnn_sampling == "ohem":
-            # What the head of this step does worst on. Nothing is differentiated here.
-            logits, _ = self.detector.rcnn([tf.stop_gradient(f) for f in features], _with_batch_index(rois))
+            # OHEM: RoIs with a high class loss of the current head come first. No gradient flows through this.
+            still = [tf.stop_gradient(level) for level in features]
+            logits, _ = self.detector.rcnn(still, _with_batch_index(rois), training=training)
             hardness = losses.class_losses(tf.stop_gradient(logits), tf.reshape(labels, [-1]))
             priority = tf.reshape(hardness, tf.shape(labels))
         else:
@@ -201,10 +203,12 @@ class Trainer(keras.Model):
         )
         return _Candidates(rois, positive | negative, matched, labels, priority, chosen)
 
-    def _rcnn_losses(self, features: list[tf.Tensor], candidates: _Candidates, batch: Batch) -> dict[str, tf.Tensor]:
+    def _rcnn_losses(
+        self, features: list[tf.Tensor], candidates: _Candidates, batch: Batch, *, training: bool
+    ) -> dict[str, tf.Tensor]:
         chosen, labels = candidates.chosen, candidates.labels
         kept = tf.gather(candidates.rois, chosen.index, batch_dims=1)  # [B, S, 4]
-        logits, deltas = self.detector.rcnn(features, _with_batch_index(kept))
+        logits, deltas = self.detector.rcnn(features, _with_batch_index(kept), training=training)
         gt_index = tf.gather(candidates.matched, chosen.index, batch_dims=1)
         targets = encode(kept, tf.gather(batch["gt_boxes"], gt_index, batch_dims=1), RCNN_STDS)
         weight, is_positive = tf.reshape(chosen.weight, [-1]), tf.reshape(chosen.positive, [-1])
@@ -218,7 +222,7 @@ class Trainer(keras.Model):
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         super().compile(*args, **kwargs)
-        # Slots that the first step would make mean that Keras traces it twice: ten seconds at every start.
+        # Built now: if the first step created the optimizer's variables, Keras would trace it twice (ten seconds).
         self.optimizer.build(self.detector.trainable_variables)
         self._scales_loss = hasattr(self.optimizer, "get_scaled_loss")  # a LossScaleOptimizer, for mixed_float16
 
@@ -232,13 +236,13 @@ class Trainer(keras.Model):
         gradients = tape.gradient(scaled, variables)
         if self._scales_loss:
             gradients = self.optimizer.get_unscaled_gradients(gradients)
-        # Summed here, not in the optimizer: what is clipped is the gradient of the whole batch. One that is not finite
-        # stays so, and a LossScaleOptimizer then leaves out the step.
+        # Summed here and not in the optimizer, because the gradient of the whole batch is what is clipped. A gradient
+        # that is not finite stays so, and a LossScaleOptimizer then skips the step.
         gradients = sum_over_replicas(gradients)
         gradients, _ = tf.clip_by_global_norm(gradients, self.config.clip_norm)
         if self.config.optimizer == "sgd":
-            # L2 as the paper's optimizer has it: added to the clipped gradient, in front of the momentum.
-            # (Keras' weight_decay is the decoupled kind; AdamW uses that.)
+            # L2 as in the paper's optimizer: added to the clipped gradient, before the momentum. Keras' weight_decay is
+            # decoupled from the gradient, and AdamW uses that.
             gradients = [g + self.config.weight_decay * v for g, v in zip(gradients, variables, strict=True)]
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True), skip_gradients_aggregation=True)
         for name, value in sum_over_replicas({"loss": loss, **results}).items():

@@ -23,11 +23,11 @@ import tf_keras as keras
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.files import atomic_write
 from tinydet_tf.config import Config
-from tinydet_tf.data.folders import ClassFolders, class_batches
+from tinydet_tf.data.class_folders import ClassFolders, class_batches
 from tinydet_tf.data.pipeline import one_line
 from tinydet_tf.model.backbone import normalize
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training.schedule import WarmupCosine
+from tinydet_tf.training.run.schedule import WarmupCosine
 from tinydet_tf.weights import SUFFIX, save_backbone
 
 BACKBONE, METRICS = f"backbone{SUFFIX}", "metrics.json"

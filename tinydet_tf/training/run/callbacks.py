@@ -1,6 +1,6 @@
 """What happens between the steps of a run: AP, files, early stopping, the backup that a resumed run goes on from.
 
-What people see of it is in board.py and progress.py.
+What people see of it is in board.py and console.py.
 
 All workers of a distributed run have the same callbacks in the same order, because some of them are a conversation
 between workers (evaluation, the backup). Files are the chief's alone.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,84 +17,12 @@ import tf_keras as keras
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
-from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset
-from tinydet_tf.evaluation import ImageDetector, KerasDetector, evaluate
+from tinydet_tf.evaluation import ImageDetector, evaluate
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training.board import IMAGES, OHEM, STEPS, CandidateLosses, Pictures, StepScalars
-from tinydet_tf.training.distribution import PlainCopy, gather_rows, is_chief, worker
-from tinydet_tf.training.progress import Progress
-from tinydet_tf.training.run_folder import BACKUP, LOGS
-from tinydet_tf.training.trainer import Batch, Trainer
-from tinydet_tf.weights import BEST, LAST
+from tinydet_tf.training.run.distribution import PlainCopy, gather_rows, worker
 
 DIVERGED = "the loss is no longer a number; lower train.learning_rate (or train.clip_norm) and start anew"
-
-
-def make_callbacks(
-    folder: Path,
-    config: Config,
-    val_data: CocoDataset,
-    detector: TinyDet,
-    copy: PlainCopy,
-    history: History,
-    strategy: Any,
-    *,
-    steps: int,
-    load_batch: Callable[[], Batch],
-    progress: Progress | None,
-    measured: TinyDet | None = None,
-) -> list[Any]:
-    """Keras' own, behind the one that measures AP (they read its numbers).
-
-    Args:
-      steps: of an epoch.
-      load_batch: gives the training batch whose losses TensorBoard shows.
-      progress: None: nothing is printed.
-      measured: what is evaluated; None: the plain copy.
-    """
-    recipe = config.train
-    measured = copy.detector if measured is None else measured
-    detect = KerasDetector(measured, config.class_names)
-    callbacks = [
-        StopOnNaN(),
-        FreezeBackbone(detector, recipe.freeze_backbone),
-        TakeCopy(copy),
-        CocoValidation(
-            detect,
-            config.class_names,
-            val_data,
-            every=recipe.validate_every,
-            epochs=recipe.epochs,
-            strategy=strategy,
-        ),
-    ]
-    if is_chief(strategy):
-        best = keras.callbacks.ModelCheckpoint(
-            str(folder / BEST),
-            monitor="val_AP",
-            mode="max",
-            save_best_only=True,
-            save_weights_only=True,
-            initial_value_threshold=history.best.get("val_AP"),
-        )
-        callbacks += [
-            IfMeasured(best, "val_AP"),
-            keras.callbacks.ModelCheckpoint(str(folder / LAST), save_weights_only=True),
-            keras.callbacks.TensorBoard(str(folder / LOGS), write_graph=False, profile_batch=0),
-            StepScalars(folder / LOGS / STEPS, steps),
-            Pictures(folder / LOGS / IMAGES, detect, val_data),
-        ]
-        if recipe.rcnn_sampling == "ohem":
-            callbacks.append(CandidateLosses(folder / LOGS / OHEM, Trainer(measured, recipe), load_batch))
-    return [
-        *callbacks,
-        history,
-        *([] if progress is None else [progress]),
-        StopEarly(history, recipe.early_stopping_patience),
-        # Last: what it records as done, the others have written. All workers take part, only the chief's stays.
-        keras.callbacks.BackupAndRestore(str(folder / BACKUP), delete_checkpoint=False),
-    ]
 
 
 class StopOnNaN(keras.callbacks.Callback):
@@ -120,7 +47,7 @@ class FreezeBackbone(keras.callbacks.Callback):
             return
         for layer in self._layers:
             layer.trainable = trainable
-        self.model.make_train_function(force=True)  # the one that is there was traced with the other variables
+        self.model.make_train_function(force=True)  # the old one was traced with other variables
 
 
 class TakeCopy(keras.callbacks.Callback):

@@ -28,7 +28,7 @@ from tinydet_tf.layers.grouped_conv import GroupedConv2D, grouped_pointwise, has
 
 BITS = 8
 
-#: Their outputs hold nothing but their input's values (and zero, which every range contains).
+#: Layers whose outputs contain only values of their input, and zero, which every range contains. They need no range.
 _PASSING = (keras.layers.ZeroPadding2D, keras.layers.UpSampling2D)
 _WEIGHTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, GroupedConv2D, keras.layers.Dense)
 
@@ -173,7 +173,7 @@ def _steps(model: Any) -> Iterator[_Step]:
             if norm is not None:
                 folded.add(norm)
                 result = norm.output
-            alone = behind(result, keras.layers.ReLU) is None  # else the runtime computes both at once
+            alone = behind(result, keras.layers.ReLU) is None  # the runtime computes a convolution and its ReLU at once
         elif isinstance(layer, keras.layers.BatchNormalization):
             raise ValueError(f"{layer.name} has no convolution in front of it to fold it into")
         else:
@@ -191,7 +191,7 @@ def _weighted(layer: Any, norm: Any, x: tf.Tensor, *, rounded: bool) -> tf.Tenso
     """A convolution or matrix product with the batch normalization behind it folded in."""
     depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
     kernel = layer.depthwise_kernel if depthwise else layer.kernel
-    bias = layer.bias  # None without
+    bias = layer.bias  # None where the layer has no bias
     # A depthwise kernel is [k, k, O, 1], every other one [..., O].
     per_channel = [-1, 1] if depthwise else [-1]
     if norm is not None:

@@ -11,10 +11,10 @@ import tensorflow as tf
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write, remove_leftovers
 from tinydet_tf.config import Config, load_config, save_config
-from tinydet_tf.weights import BEST, CALIBRATION, LAST
+from tinydet_tf.weights import BEST, CALIBRATION, CONFIG, LAST
 
-CONFIG, METRICS, LOGS, BACKUP = "config.yaml", "metrics.json", "logs", "backup"
-#: What a resumed run may change.
+METRICS, LOGS, BACKUP = "metrics.json", "logs", "backup"
+#: The only values of its configuration that a resumed run may change.
 RESUMABLE = ("train.epochs", "train.validate_every", "train.early_stopping_patience")
 _OURS = (CONFIG, METRICS, LOGS, BACKUP, BEST, LAST, CALIBRATION)
 
@@ -76,7 +76,7 @@ def prepare_folder(folder: Path, config: Config, *, resume: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder)
         _remove_partial_backups(folder / BACKUP)
-        # First: whatever happens next, the folder is known as a run's.
+        # First, so that a killed run's folder is recognized as a run's.
         atomic_write(folder / CONFIG, save_config(config).encode())
         if not resume:
             _remove(folder, keep=CONFIG)

@@ -15,7 +15,7 @@ from tinydet_tf.boxes import pairwise_iou
 CROWD_OVERLAP = 0.5
 
 
-class Assignment(NamedTuple):
+class AssignedBoxes(NamedTuple):
     """positive, negative: bool [A], never both; neither is ignored. matched: int32 [A], meaningful for positives."""
 
     positive: tf.Tensor
@@ -34,7 +34,7 @@ def assign(
     positive_iou: float,
     negative_iou: float,
     best_iou: float | None,
-) -> Assignment:
+) -> AssignedBoxes:
     """Assigns boxes to ground truth.
 
     Args:
@@ -61,4 +61,4 @@ def assign(
         positive, negative = positive | claimed, negative & ~claimed
     covered = tf.where(crowd_mask[None], pairwise_iou(boxes, crowd_boxes, over_a=True), 0.0)  # [A, K]
     negative &= ~tf.reduce_any(covered >= CROWD_OVERLAP, 1)
-    return Assignment(positive, negative, matched)
+    return AssignedBoxes(positive, negative, matched)

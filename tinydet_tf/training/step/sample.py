@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-#: Folded into an image's seed, one for each stage; the input pipeline's stages have other constants.
+#: Constants that are folded into an image's seed, so that both stages draw different numbers. The stages of the input
+#: pipeline use other constants.
 RPN_SEED, RCNN_SEED = 1000, 1001
 
 
-class Samples(NamedTuple):
+class SampledBoxes(NamedTuple):
     """index: int32 [B, S] into the boxes; weight: float32 [B, S], 0 where the image had too few; positive: bool."""
 
     index: tf.Tensor
@@ -21,7 +22,9 @@ class Samples(NamedTuple):
     positive: tf.Tensor
 
 
-def sample(positive: tf.Tensor, negative: tf.Tensor, priority: tf.Tensor, *, count: int, max_positive: int) -> Samples:
+def sample(
+    positive: tf.Tensor, negative: tf.Tensor, priority: tf.Tensor, *, count: int, max_positive: int
+) -> SampledBoxes:
     """Takes up to `max_positive` positives and fills up with negatives, each by the highest priority.
 
     Args:
@@ -46,7 +49,7 @@ def sample(positive: tf.Tensor, negative: tf.Tensor, priority: tf.Tensor, *, cou
     taken = tf.cast(tf.concat([is_positive, is_negative], 1), tf.float32)
     weight, order = tf.math.top_k(taken, count)  # the taken ones first
     index = tf.gather(index, order, batch_dims=1)
-    return Samples(index, weight, (order < max_positive) & (weight > 0.0))
+    return SampledBoxes(index, weight, (order < max_positive) & (weight > 0.0))
 
 
 def random_priority(seeds: tf.Tensor, count: int | tf.Tensor, stage: int) -> tf.Tensor:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tinydet_tf.training.distribution import sum_over_replicas
+from tinydet_tf.training.step.replicas import sum_over_replicas
 
-#: Smooth L1 turns from quadratic to linear here.
+#: The error at which smooth L1 turns from quadratic to linear.
 RPN_BETA = 1.0 / 9.0
 RCNN_BETA = 1.0
 

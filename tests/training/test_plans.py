@@ -16,8 +16,8 @@ import pytest
 from commands import SCRIPTS, Command
 from tinydet_lite.errors import UserError
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.training import experiments
-from tinydet_tf.training.experiments import load_plan, results, run_folder, run_plan, table
+from tinydet_tf.training.run import plans
+from tinydet_tf.training.run.plans import load_plan, results, row_folder, run_plan, table
 
 PLAN = """
 config: recipe.yaml
@@ -61,9 +61,9 @@ def test_finished_runs_stay_and_begun_ones_go_on(
         started.append(command[command.index("--output") :])
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(experiments.subprocess, "run", run)
-    finish(run_folder(output, "baseline", 0), 2, AP=0.5)
-    finish(run_folder(output, "without alignment", 0), 1, AP=0.5)
+    monkeypatch.setattr(plans.subprocess, "run", run)
+    finish(row_folder(output, "baseline", 0), 2, AP=0.5)
+    finish(row_folder(output, "without alignment", 0), 1, AP=0.5)
     run_plan(plan, output)
     assert [Path(command[1]).name for command in started] == [
         "without_alignment_seed0", "baseline_seed1", "without_alignment_seed1",
@@ -74,7 +74,7 @@ def test_finished_runs_stay_and_begun_ones_go_on(
         "--set", "train.seed=1",
     ]  # fmt: skip
 
-    monkeypatch.setattr(experiments.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    monkeypatch.setattr(plans.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
     with pytest.raises(UserError, match="without_alignment_seed0 failed"):
         run_plan(plan, output)
 
@@ -82,9 +82,9 @@ def test_finished_runs_stay_and_begun_ones_go_on(
 def test_the_table_has_means_and_half_ranges(plan_file: Path, tmp_path: Path) -> None:
     plan, output = load_plan(plan_file), tmp_path / "runs"
     for seed, ap in ((0, 0.40), (1, 0.44)):
-        finish(run_folder(output, "baseline", seed), 2, AP=ap, AP50=0.6, APs=0.3, APm=0.5)
-    finish(run_folder(output, "without alignment", 0), 2, AP=0.2, AP50=0.3, APs=0.1, APm=0.25)
-    finish(run_folder(output, "without alignment", 1), 1, AP=0.9, AP50=0.9, APs=0.9, APm=0.9)  # not at its end
+        finish(row_folder(output, "baseline", seed), 2, AP=ap, AP50=0.6, APs=0.3, APm=0.5)
+    finish(row_folder(output, "without alignment", 0), 2, AP=0.2, AP50=0.3, APs=0.1, APm=0.25)
+    finish(row_folder(output, "without alignment", 1), 1, AP=0.9, AP50=0.9, APs=0.9, APm=0.9)  # not at its end
     lines = table(plan, results(plan, output)).splitlines()
     assert lines[0] == "| | runs | AP | AP50 | APs | APm |"
     assert lines[2] == "| baseline | 2 | 0.420 ± 0.020 | 0.600 ± 0.000 | 0.300 ± 0.000 | 0.500 ± 0.000 |"
@@ -118,9 +118,9 @@ def test_the_command_says_what_is_wrong(plan_file: Path, command: Command) -> No
 
 
 def test_the_plans_of_the_project_are_right() -> None:
-    plans = list((SCRIPTS.parent / "configs" / "experiments").glob("*.yaml"))
-    assert plans
-    for path in plans:
+    paths = list((SCRIPTS.parent / "configs" / "experiments").glob("*.yaml"))
+    assert paths
+    for path in paths:
         load_plan(path)
 
 

@@ -27,7 +27,7 @@ from tinydet_lite.media.drawing import draw
 from tinydet_tf.data.coco import CocoDataset, CocoImage
 from tinydet_tf.data.pipeline import load_arrays
 from tinydet_tf.evaluation import ImageDetector
-from tinydet_tf.training.trainer import Batch, Trainer
+from tinydet_tf.training.step.trainer import Batch, Trainer
 
 #: Folders in logs/. Keras' are called train and validation.
 STEPS, IMAGES, OHEM = "steps", "images", "ohem"
@@ -35,13 +35,13 @@ STEPS, IMAGES, OHEM = "steps", "images", "ohem"
 EVERY = 10
 #: Validation images that are drawn.
 PICTURES = 6
-#: Images of the batch whose losses are shown, at most: it is one device's, in float32.
+#: The most images in the batch whose candidate losses are shown. One device computes them all, in float32.
 CANDIDATES_OF = 16
-#: As tinydet_lite.Detector's default: what a user would see.
+#: Detections below this score are not drawn. It is tinydet_lite.Detector's default, so people see what that gives.
 _SCORE = 0.3
 _LONG_SIDE = 480  # pixels of one of the two halves of a picture
 _GAP = 8
-#: A fraction of tf.summary.image's PNG, and a run has hundreds of epochs.
+#: Pictures are JPEG: a fraction of the size of tf.summary.image's PNG, and a run has hundreds of epochs.
 _JPEG_QUALITY = 85
 
 
@@ -71,7 +71,7 @@ class StepScalars(keras.callbacks.Callback):
         done = batch + 1
         if logs is None or done % self._every:
             return
-        # Keras' numbers are means from the epoch's start on.
+        # Keras gives the mean of all steps since the epoch began.
         sums = {name: float(mean) * done for name, mean in logs.items()}
         with self._writer.as_default(step=self._first + done):
             for name, total in sums.items():
@@ -129,7 +129,7 @@ def chosen_images(data: CocoDataset, count: int) -> Iterator[tuple[CocoImage, np
             try:
                 yield image, load_arrays(image)[0]
             except UserError:
-                continue  # evaluation has named it already
+                continue  # the evaluation has already warned about this image
             break
 
 

@@ -1,0 +1,1 @@
+"""Quantization-aware training: a detector that rounds as its int8 .tflite will."""

@@ -1,0 +1,102 @@
+"""How a quantization-aware run begins: its configuration, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+from tinydet_lite.errors import UserError
+from tinydet_tf.config import Config, load_config
+from tinydet_tf.training.qat.fake_quantization import load_tfmot
+from tinydet_tf.weights import CONFIG, Initialized, read_config, weights_file
+
+#: Values of the architecture that may differ from those the weights were trained with: no weight depends on them.
+_FREE = ("nms_pre_test", "proposals_test", "proposal_nms_iou")
+
+
+def qat_config(init: Any, *, other_data: bool = False) -> Config:
+    """The configuration of `--init RUN --qat` without a config of its own: the run's, with a tenth of its epochs at a
+    tenth of its learning rate (docs/qat.md), validated after each.
+
+    Args:
+      init: RUN or WEIGHTS.
+      other_data: leave out where its data lies: the caller says where else.
+
+    Raises:
+      UserError: no such file, or it does not say its configuration.
+    """
+    file, told = weights_file(init), Path(init) / CONFIG
+    # A run's config.yaml first: it is where somebody says that the data lies elsewhere by now.
+    config = load_config(told) if told.is_file() else read_config(file)
+    if config is None:
+        raise UserError(f"{file} does not say how it was trained; give --config F with its architecture beside --qat")
+    recipe = config.train
+    changed = dataclasses.replace(
+        recipe,
+        qat=True,
+        epochs=math.ceil(recipe.epochs / 10),
+        learning_rate=recipe.learning_rate / 10,
+        final_learning_rate=min(recipe.final_learning_rate, recipe.learning_rate / 10),
+        validate_every=1,
+        early_stopping_patience=None,
+        freeze_backbone=0,
+    )
+    data = config.data
+    if other_data:
+        data = dataclasses.replace(
+            data, root=None, train_json=None, train_images=None, val_json=None, val_images=None, limit=None
+        )
+    return dataclasses.replace(config, data=data, train=changed)
+
+
+def check_qat(config: Config, *, init: Any, resumed_epochs: int | None, replicas: int) -> None:
+    """Makes sure that a quantization-aware run can begin.
+
+    Args:
+      resumed_epochs: whole epochs of the run that is resumed; None: a new run.
+
+    Raises:
+      UserError: it cannot.
+    """
+    if not config.train.qat:
+        return
+    load_tfmot()
+    if importlib.util.find_spec("ai_edge_quantizer") is None:
+        raise UserError(
+            "--qat ends with measuring ranges for the int8 export through ai-edge-quantizer, which is not installed; "
+            "pip install 'tinydet-tf[quantize]'"
+        )
+    if replicas > 1:
+        raise UserError(f"--qat trains on one device, and there are {replicas}; leave --strategy out")
+    if resumed_epochs is None and init is None:
+        raise UserError("--qat goes on from trained weights; give --init RUN (train without --qat first)")
+    if resumed_epochs == 0:
+        raise UserError("this --qat run has no whole epoch to resume; start it again with --init RUN --qat --overwrite")
+
+
+def check_qat_weights(config: Config, result: Initialized, init: Any) -> None:
+    """Makes sure that a quantization-aware run starts from weights that are this detector's, all of them.
+
+    Raises:
+      UserError: they are not.
+    """
+    remedy = "--qat needs a trained detector of the same architecture and classes; leave --config out to take its own"
+    if result.left:
+        count, shown = len(result.left), ", ".join(result.left[:3]) + (", ..." if len(result.left) > 3 else "")
+        raise UserError(f"{init} does not match: {count} layers are not in it or of another shape ({shown}); {remedy}")
+    trained = read_config(weights_file(init))
+    if trained is None:
+        return
+    if trained.class_names and trained.class_names != config.class_names:
+        ours, theirs = (", ".join(c.class_names[:3]) + ", ..." for c in (config, trained))
+        raise UserError(f"{init} does not match: trained on the classes {theirs}; the data has {ours}; {remedy}")
+    different = [
+        name
+        for name, value in dataclasses.asdict(trained.model).items()
+        if value != getattr(config.model, name) and name not in _FREE
+    ]
+    if different:
+        raise UserError(f"{init} does not match: another model.{different[0]}; {remedy}")

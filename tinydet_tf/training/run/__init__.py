@@ -1,0 +1,1 @@
+"""A training run: its folder, devices, learning rate, callbacks, and what people see of it."""
