@@ -60,7 +60,7 @@ def test_finished_rows_are_kept(tmp_path: Path) -> None:
     results.add(rows["int8"], VALUES)
     again = Results(path, {"weights": "a"})
     assert again.has(rows["int8"]) and not again.has(rows["float32"])
-    other = Row("int8", rows["int8 mse"].scheme, 16)  # the same name, another scheme
+    other = Row("int8", rows["int8 min_max"].scheme, 16)  # the same name, another scheme
     assert not again.has(other)
     with pytest.raises(UserError, match="other weights"):
         Results(path, {"weights": "b"})

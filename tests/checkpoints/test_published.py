@@ -25,8 +25,8 @@ from tinydet_tf.checkpoints.published import (
 from tinydet_tf.config import VARIANTS, config_from_dict, model_config
 from tinydet_tf.data.coco_classes import COCO_CATEGORIES, COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from tinydet_tf.export.convert import convert, to_flatbuffer
-from tinydet_tf.export.graph import as_trained, grouped_convs_as_one_op
-from tinydet_tf.layers.psroi_align import psroi_align_gather
+from tinydet_tf.export.rewrites import psroi
+from tinydet_tf.export.rewrites.trunk import Trunk
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import initialize, load_detector, save_backbone, save_weights
 
@@ -140,7 +140,7 @@ def test_same_boxes_in_the_tflite(variant: str, imported: Callable[[str], Import
     outputs = Interpreter(model_content=convert(result.detector, result.config), num_threads=2).get_signature_runner()(
         image=image
     )
-    keras = {name: value.numpy()[0] for name, value in as_trained(result.detector, image).items()}
+    keras = {name: value.numpy()[0] for name, value in result.detector(image).items()}
     with torch.no_grad():
         rois = np.concatenate([np.zeros([200, 1], np.float32), keras["rois"]], 1)
         class_logits, deltas = model.rcnn(model.features(image), rois)
@@ -164,17 +164,11 @@ class Inside(tf.Module):
         levels = config.roi_levels
 
         def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            with grouped_convs_as_one_op(detector):
-                features = detector.features(image)
-                logits, deltas = detector.rpn(features)
-                pooled = psroi_align_gather(
-                    features[:levels],
-                    tf.constant(rois),
-                    strides=config.strides[:levels],
-                    finest=config.roi_finest,
-                    reduce=config.psroi_reduce,
-                )
-                class_logits, box_deltas = detector.rcnn_head(pooled)
+            rows, trunk = psroi.table_rows(config), Trunk(detector, integer=False)
+            features, logits, deltas = trunk(image)
+            pooled = psroi.pool(features[:levels], tf.constant(rois), config, rows)
+            in_order = tf.gather(pooled, np.argsort(rows.channel_of.reshape(-1)), axis=1)  # as the head was trained
+            class_logits, box_deltas = detector.rcnn_head(in_order)
             outputs = {"class_logits": class_logits, "deltas": box_deltas}
             for level, maps in enumerate(zip(features, logits, deltas, strict=True)):
                 names = ("features", "rpn_logits", "rpn_deltas")

@@ -1,4 +1,4 @@
-"""Each rewrite alone, all together, and in every configuration: the same function as the Keras model."""
+"""The rewritten graph, in its two forms and in every configuration: the same function as the Keras model."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from tensorflow.lite.python import schema_py_generated as schema
 import references
 import tinydet_tf
 from partners import assert_same_rows, first
-from tinydet_lite.errors import UserError
 from tinydet_tf.anchors import all_anchors
 from tinydet_tf.config import VARIANTS
 from tinydet_tf.export.convert import to_flatbuffer
 from tinydet_tf.export.graph import HostGraph
-from tinydet_tf.export.rewrites import REWRITES, proposals, psroi, rewrites_for
-from tinydet_tf.export.rewrites.detector import table_rows
+from tinydet_tf.export.rewrites import proposals, psroi
 from tinydet_tf.export.rewrites.pooled_depthwise import over_pooled, pool_and_convolve
 from tinydet_tf.export.rewrites.trained import as_dense
 from tinydet_tf.export.rewrites.trunk import merged_groups
-from tinydet_tf.layers.psroi_align import psroi_align_gather
+from tinydet_tf.layers.psroi_align import psroi_align
 from tinydet_tf.model.detector import TinyDet
 
-ALL = frozenset(REWRITES)
+FORMS = pytest.mark.parametrize("integer", [False, True], ids=["float", "integer"])
 CLASSES = 3
 
 
@@ -61,11 +59,11 @@ def picture(detector: TinyDet, seed: int) -> np.ndarray:
     return np.clip(sum(layers) / 3, 0, 255).astype(np.uint8)
 
 
-def check(detector: TinyDet, rewrites: frozenset[str]) -> None:
+def check(detector: TinyDet, *, integer: bool) -> None:
     """The rewritten float graph against Keras, row by row."""
     image = picture(detector, 7)
     # In LiteRT: TensorFlow without oneDNN cannot run the grouped convolutions that the graph is made of.
-    outputs = Interpreter(model_content=to_flatbuffer(HostGraph(detector, rewrites))).get_signature_runner()(
+    outputs = Interpreter(model_content=to_flatbuffer(HostGraph(detector, integer=integer))).get_signature_runner()(
         image=image
     )
     expected = {name: value.numpy() for name, value in detector(image).items()}
@@ -78,21 +76,9 @@ def check(detector: TinyDet, rewrites: frozenset[str]) -> None:
 SMALL: dict[str, Any] = {"input_size": 128, "proposals_test": 60, "nms_pre_test": 100}
 
 
-@pytest.mark.parametrize("rewrites", [frozenset(), ALL], ids=["plain", "all"])
-def test_same_function_as_keras(rewrites: frozenset[str]) -> None:
-    check(lively_detector("S", **SMALL), rewrites)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", REWRITES)
-def test_each_alone(name: str) -> None:
-    check(lively_detector("S", **SMALL), frozenset({name}))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", REWRITES)
-def test_each_can_be_switched_off(name: str) -> None:
-    check(lively_detector("S", **SMALL), ALL - {name})
+@FORMS
+def test_same_function_as_keras(integer: bool) -> None:
+    check(lively_detector("S", **SMALL), integer=integer)
 
 
 CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -117,45 +103,35 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", ["conventional, one channel a bin", "mobilenetv2"])
 def test_other_configurations(name: str) -> None:
     variant, overrides = CONFIGURATIONS[name]
-    check(lively_detector(variant, **{**SMALL, **overrides}), ALL)
+    check(lively_detector(variant, **{**SMALL, **overrides}), integer=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["float32", "int8"])
+@FORMS
 @pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_every_configuration(name: str, quantization: str) -> None:
+def test_every_configuration(name: str, integer: bool) -> None:
     variant, overrides = CONFIGURATIONS[name]
-    check(lively_detector(variant, **{**SMALL, **overrides}), rewrites_for(quantization))
+    check(lively_detector(variant, **{**SMALL, **overrides}), integer=integer)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantization", ["float32", "int8"])
+@FORMS
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_variant_at_its_size(variant: str, quantization: str) -> None:
-    check(lively_detector(variant), rewrites_for(quantization))
+def test_every_variant_at_its_size(variant: str, integer: bool) -> None:
+    check(lively_detector(variant), integer=integer)
 
 
-@pytest.mark.parametrize("rewrites", [frozenset(), ALL, rewrites_for("int8")], ids=["plain", "all", "int8"])
-def test_every_operator_lies_in_a_scope(rewrites: frozenset[str]) -> None:
+@FORMS
+def test_every_operator_lies_in_a_scope(integer: bool) -> None:
     """Read from the converted file: quantization selects operators by these names."""
-    model = schema.ModelT.InitFromPackedBuf(to_flatbuffer(HostGraph(lively_detector("S", **SMALL), rewrites)), 0)
+    model = schema.ModelT.InitFromPackedBuf(to_flatbuffer(HostGraph(lively_detector("S", **SMALL), integer=integer)), 0)
     graph = model.subgraphs[0]
     names = [graph.tensors[op.outputs[0]].name.decode() for op in graph.operators]
     outputs = {graph.tensors[index].name.decode() for index in graph.outputs}
     scopes = {"/".join(name.split("/")[: 2 if name.startswith("trunk/") else 1]) for name in set(names) - outputs}
     blocks = [f"trunk/block{i}" for i in range(1, 17)]
     levels = [f"trunk/{part}{level}" for part in ("lateral", "fpn", "rpn") for level in range(4)]
-    expected = {"image", "trunk/stem", *blocks, *levels, "proposals", "roi", "head", "final"}
-    assert scopes == (expected | {"table"} if rewrites else expected)
-
-
-def test_names_that_do_not_exist() -> None:
-    with pytest.raises(UserError, match="rewrite 'fold' does not exist; choose from fold_batch_norm, "):
-        HostGraph(lively_detector("S", **SMALL), frozenset({"fold"}))
-    with pytest.raises(
-        UserError, match="no rewrites for the format 'int4'; use one of float32, float16, dynamic, int8"
-    ):
-        rewrites_for("int4")
+    assert scopes == {"image", "trunk/stem", *blocks, *levels, "proposals", "table", "roi", "head", "final"}
 
 
 @pytest.mark.parametrize("side", [6, 8, 20])
@@ -203,10 +179,11 @@ def test_pooling(variant: str, channels: int, rows: Any, reduce: str) -> None:
     features = [tf.constant(rng.normal(size=(1, n, n, channels)), tf.float32) for n in detector_config.level_sizes]
     rois = tf.constant(rois_of(detector_config.input_size, 150, 3))
     how = rows(channels)
-    assert psroi.samples_stay_inside(detector_config) and psroi.rows_fit(detector_config, how)
-    expected = psroi_align_gather(
+    assert psroi.samples_stay_inside(detector_config)
+    expected = psroi_align(
         features[:levels],
         rois,
+        np.zeros(len(rois), np.int32),
         strides=detector_config.strides[:levels],
         finest=detector_config.roi_finest,
         reduce=reduce,
@@ -216,20 +193,28 @@ def test_pooling(variant: str, channels: int, rows: Any, reduce: str) -> None:
 
 
 def test_small_tables_are_transposed() -> None:
-    widths = {v: table_rows(tinydet_tf.build_detector(v, num_classes=2), ALL) for v in VARIANTS}
-    assert {v: rows.transposed for v, rows in widths.items() if rows} == {"S": True, "M": True, "L": False}
+    assert {v: psroi.table_rows(VARIANTS[v]).transposed for v in VARIANTS} == {"S": True, "M": True, "L": False}
 
 
-def test_pooling_falls_back_where_samples_may_lie_outside() -> None:
-    """RoIs of a point on level 2: raised to 0.1 cells they reach out of the map, where the plain form reads zeros."""
-    config = tinydet_tf.config.model_config("M", roi_finest=0.5)
+def test_a_table_that_float32_cannot_number_is_refused() -> None:
+    large = tinydet_tf.config.model_config("L", input_size=2048)
+    assert psroi.table_rows(large).transposed, "single channels are too many, bins are not"
+    with pytest.raises(ValueError, match="use a smaller input"):
+        psroi.table_rows(tinydet_tf.config.model_config("L", input_size=4096))
+
+
+@pytest.mark.parametrize("rows", [psroi.bins, psroi.single_channels], ids=lambda f: f.__name__)
+def test_samples_outside_the_map_are_zeros(rows: Any) -> None:
+    """RoIs of a point on level 2: raised to 0.1 cells they reach out of the map."""
+    config = tinydet_tf.config.model_config("M", roi_finest=0.2, psroi_reduce="mean")
     assert not psroi.samples_stay_inside(config)
-    assert table_rows(lively_detector("M", **SMALL, roi_finest=0.5), ALL) is None
     features = [tf.ones([1, n, n, 245]) for n in config.level_sizes[:3]]
     rois = tf.constant([[319.0, 319, 319, 319], [318, 300, 319, 319]])
-    plain = psroi_align_gather(features, rois, strides=config.strides[:3], finest=0.2, reduce="mean").numpy()
-    fast = psroi.pool(features, rois, tinydet_tf.config.model_config("M", roi_finest=0.2), psroi.bins(245)).numpy()
-    assert plain.min() < 0.9 and fast.min() > 0.99
+    expected = psroi_align(features, rois, [0, 0], strides=config.strides[:3], finest=0.2, reduce="mean").numpy()
+    how = rows(245)
+    pooled = psroi.pool(features, rois, config, how).numpy()
+    assert expected.min() < 0.9, "nothing lies outside: the test shows nothing"
+    np.testing.assert_allclose(pooled, expected[:, how.channel_of.reshape(-1)], atol=1e-5)
 
 
 SIZE = 128
@@ -295,7 +280,7 @@ def test_a_uniform_image_gives_many_different_proposals(quantization: str) -> No
     """Everything ties and boxes pile up at the borders there, in the whole rewritten graph, in the runtime."""
     detector = lively_detector("S", **SMALL)
     run = Interpreter(
-        model_content=to_flatbuffer(HostGraph(detector, rewrites_for(quantization)))
+        model_content=to_flatbuffer(HostGraph(detector, integer=quantization == "int8"))
     ).get_signature_runner()
     for value in (0, 255):
         boxes = run(image=np.full([1, 128, 128, 3], value, np.uint8))["boxes"][0]

@@ -32,7 +32,6 @@ from tinydet_tf.export.calibration import CalibrationImages, observe
 from tinydet_tf.export.convert import export, to_flatbuffer, with_metadata, write_tflite
 from tinydet_tf.export.graph import build_graph
 from tinydet_tf.export.quantize import observed_tensors, quantize
-from tinydet_tf.export.rewrites import rewrites_for
 from tinydet_tf.export.schemes import FORMATS, scheme_named
 from tinydet_tf.export.suppression import CANDIDATES, IOU_THRESHOLD, MIN_SIDE, SIGMA, soft_nms
 from tinydet_tf.model.detector import TinyDet
@@ -238,23 +237,23 @@ def samples() -> CalibrationImages:
 
 
 @functools.cache
-def flatbuffer(postprocess: str, rewrites: frozenset[str], variant: str) -> bytes:
-    return to_flatbuffer(build_graph(detector(variant), postprocess, rewrites))
+def flatbuffer(postprocess: str, integer: bool, variant: str) -> bytes:
+    return to_flatbuffer(build_graph(detector(variant), postprocess, integer=integer))
 
 
 @functools.cache
-def observations(rewrites: frozenset[str], variant: str) -> Any:
+def observations(variant: str) -> Any:
     """Of the host's graph alone."""
-    host = flatbuffer("host", rewrites, variant)
+    host = flatbuffer("host", True, variant)
     return observe(host, samples(), observed_tensors(host))
 
 
 @functools.cache
 def model(postprocess: str, name: str, variant: str) -> bytes:
     """As `export` makes it, but that ranges are those of the host's graph, as quantization-aware runs keep them."""
-    scheme, rewrites = scheme_named(name), rewrites_for(name)
-    known = observations(rewrites, variant) if scheme.needs_calibration else None
-    return quantize(flatbuffer(postprocess, rewrites, variant), scheme, samples(), observations=known).model
+    scheme = scheme_named(name)
+    known = observations(variant) if scheme.integer else None
+    return quantize(flatbuffer(postprocess, scheme.integer, variant), scheme, samples(), observations=known).model
 
 
 @functools.cache
@@ -288,13 +287,6 @@ def test_every_format_does_the_same(name: str) -> None:
 @pytest.mark.slow
 def test_a_larger_variant_does_the_same() -> None:
     check_against_host("float32", "M")
-
-
-@pytest.mark.slow
-def test_the_plain_graph_does_the_same() -> None:
-    image = images(1, 6)[0]
-    host, tasks = (run(flatbuffer(form, frozenset(), "S"), image) for form in ("host", "tasks"))
-    check(tasks, reference(host["boxes"][0], host["class_probs"][0], SIZE), SIZE)
 
 
 def test_the_new_part_is_float() -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import Any
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import POSTPROCESS
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import VARIANTS
-from tinydet_tf.export.rewrites import check_rewrites, rewrites_for
 
 
 def parse() -> argparse.Namespace:
@@ -39,10 +37,6 @@ def parse() -> argparse.Namespace:
     calibration.add_argument("--calibration-images", type=int, metavar="N", help="how many of them (default: 32)")
     calibration.add_argument("--seed", type=int, default=0, help="which of them (default: 0)")
     parser.add_argument("--output", type=Path, required=True, metavar="X.tflite")
-    parser.add_argument(
-        "--without", action="append", default=[], metavar="NAME", help="leave a rewrite of the graph out; repeatable"
-    )
-    parser.add_argument("--list-rewrites", action=ListRewrites, nargs=0, help="what rewrites there are, and exit")
     return parser.parse_args()
 
 
@@ -54,17 +48,6 @@ def size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-class ListRewrites(argparse.Action):
-    """Prints every rewrite and the formats that it is chosen for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from tinydet_tf.export.rewrites import REWRITES, formats_with
-
-        for name, text in REWRITES.items():
-            print(f"{name}: {text} [{', '.join(formats_with(name)) or 'no format'}]")
-        parser.exit()
-
-
 def main() -> None:
     args = parse()
     if args.variant is not None and args.variant not in VARIANTS:
@@ -73,7 +56,6 @@ def main() -> None:
         raise UserError(f"--calibration-images is {args.calibration_images}; give at least 1")
     if args.picture_size is not None and args.postprocess != "tasks":
         raise UserError("--picture-size is for --postprocess tasks: the host sees how large the picture is")
-    rewrites = rewrites_for(args.format) - check_rewrites(frozenset(args.without))
     if not args.output.parent.is_dir():
         raise UserError(f"--output {args.output}: there is no folder {args.output.parent}")
 
@@ -93,9 +75,9 @@ def main() -> None:
 
     detector, config = load_detector(args.model, variant=args.variant)
     scheme, samples, kept = scheme_named(args.format), None, None
-    if args.format == "int8" and args.data is None and args.calibration_images is None and not args.without:
-        kept = kept_ranges(args.model)  # of a quantization-aware run, for the rewrites of its format
-    if scheme.needs_calibration and kept is None:
+    if args.format == "int8" and args.data is None and args.calibration_images is None:
+        kept = kept_ranges(args.model)  # of a quantization-aware run
+    if scheme.integer and kept is None:
         dataset = load_split(calibration_data(config, args.data), args.split)
         count = args.calibration_images or DEFAULT_IMAGES
         samples = load_calibration_images(dataset, config.model.input_size, count=count, seed=args.seed)
@@ -110,7 +92,6 @@ def main() -> None:
             scheme,
             postprocess=args.postprocess,
             picture_size=args.picture_size,
-            rewrites=rewrites,
             samples=samples,
             progress=True,
         )

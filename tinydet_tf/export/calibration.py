@@ -38,8 +38,6 @@ DEFAULT_IMAGES = 32
 #: K: of a tensor that is larger, every n-th value. Ends of a range are taken from all of it.
 _KEPT = 16384
 _PERCENTILES = (0.01, 99.99)
-#: Of ai-edge-quantizer's moving average.
-_SMOOTHING = 0.95
 
 Range = tuple[float, float]
 
@@ -211,39 +209,14 @@ def _min_max(seen: Observation) -> Range:
     return seen.low.min(), seen.high.max()
 
 
-def _moving_average(seen: Observation) -> Range:
-    low, high = seen.low[0], seen.high[0]
-    for next_low, next_high in zip(seen.low[1:], seen.high[1:], strict=True):
-        low = _SMOOTHING * low + (1 - _SMOOTHING) * next_low
-        high = _SMOOTHING * high + (1 - _SMOOTHING) * next_high
-    return low, high
-
-
 def _percentile(seen: Observation) -> Range:
     low, high = np.percentile(seen.values, _PERCENTILES)
     return low, high
 
 
-def _mse(seen: Observation) -> Range:
-    """The best of 64 shrinkings of the range, both ends by the same factor."""
-    low, high = min(float(seen.low.min()), 0.0), max(float(seen.high.max()), 0.0)
-    counts, edges = np.histogram(seen.values, bins=4096, range=(low, high))
-    centres = (edges[:-1] + edges[1:]) / 2
-
-    def error(factor: float) -> float:
-        scale = max((high - low) * factor / 255.0, 1e-12)
-        rounded = np.round(np.clip(centres, low * factor, high * factor) / scale) * scale
-        return float((counts * np.square(rounded - centres)).sum())
-
-    best = min(np.linspace(1.0, 0.37, 64), key=error)
-    return low * best, high * best
-
-
 _METHODS: dict[str, Callable[[Observation], Range]] = {
     "min_max": _min_max,
-    "moving_average": _moving_average,
     "percentile": _percentile,
-    "mse": _mse,
 }
 
 

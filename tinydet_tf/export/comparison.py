@@ -26,8 +26,7 @@ from tinydet_tf.export.calibration import CalibrationImages, Observation, observ
 from tinydet_tf.export.convert import to_flatbuffer, with_metadata
 from tinydet_tf.export.graph import HostGraph
 from tinydet_tf.export.quantize import observed_tensors, quantize, written_tensors
-from tinydet_tf.export.rewrites import rewrites_for
-from tinydet_tf.export.schemes import FORMATS, METHODS, WEIGHT_SCALES, Scheme
+from tinydet_tf.export.schemes import FORMATS, METHODS, Scheme
 from tinydet_tf.model.detector import TinyDet
 
 REFERENCE = "float32"
@@ -61,8 +60,6 @@ def comparison_rows(tensors: Iterable[str], *, images: int, sensitivity: bool = 
     schemes = dict(FORMATS)
     for method in METHODS:
         schemes[f"int8 {method}"] = dataclasses.replace(static, method=method)
-    for scales in WEIGHT_SCALES:
-        schemes[f"int8 weights {scales}"] = dataclasses.replace(static, weight_scales=scales)
     blocks = [part for part in parts if re.fullmatch(r"trunk/(stem|block\d+)", part)]
     kept = {
         "rpn": (r"trunk/rpn\d*",),
@@ -73,7 +70,7 @@ def comparison_rows(tensors: Iterable[str], *, images: int, sensitivity: bool = 
     }
     for name, patterns in kept.items():
         schemes[f"int8, {name} in float"] = dataclasses.replace(static, float_parts=patterns)
-    rows = {name: Row(name, scheme, images if scheme.needs_calibration else 0) for name, scheme in schemes.items()}
+    rows = {name: Row(name, scheme, images if scheme.integer else 0) for name, scheme in schemes.items()}
     for count in (size for size in _SIZES if size < images):
         rows[f"int8 {count} images"] = Row(f"int8 {count} images", static, count)
     if sensitivity:
@@ -157,34 +154,32 @@ class Bench:
         """
         self.detector, self.config, self.samples = detector, config, samples
         self.measure, self.image = measure, image
-        self._graphs: dict[frozenset[str], bytes] = {}
-        self._observations: dict[tuple[frozenset[str], int], dict[str, Observation]] = {}
+        self._graphs: dict[bool, bytes] = {}  # by whether for integers
+        self._observations: dict[int, dict[str, Observation]] = {}  # by the number of images
 
-    def float_model(self, quantization: str) -> bytes:
-        """The float flatbuffer in the form that the format's rewrites give it."""
-        rewrites = rewrites_for(quantization)
-        if rewrites not in self._graphs:
-            self._graphs[rewrites] = to_flatbuffer(HostGraph(self.detector, rewrites))
-        return self._graphs[rewrites]
+    def float_model(self, *, integer: bool) -> bytes:
+        """The float flatbuffer, traced for integer arithmetic or for float."""
+        if integer not in self._graphs:
+            self._graphs[integer] = to_flatbuffer(HostGraph(self.detector, integer=integer))
+        return self._graphs[integer]
 
     def tensors(self) -> list[str]:
-        return list(written_tensors(self.float_model("int8")))
+        return list(written_tensors(self.float_model(integer=True)))
 
     def run(self, row: Row) -> dict[str, Any]:
         """AP and APs (0..1), size in bytes, median milliseconds of one thread beside the float form's in the same run,
         partitions."""
-        model = self.float_model(row.scheme.name)
-        samples = self.samples.first(row.images) if row.scheme.needs_calibration else None
+        model = self.float_model(integer=row.scheme.integer)
+        samples = self.samples.first(row.images) if row.scheme.integer else None
         observations = None
         if samples is not None:
-            key = (rewrites_for(row.scheme.name), len(samples))
-            if key not in self._observations:
-                self._observations[key] = observe(model, samples, observed_tensors(model))
-            observations = self._observations[key]
+            if len(samples) not in self._observations:
+                self._observations[len(samples)] = observe(model, samples, observed_tensors(model))
+            observations = self._observations[len(samples)]
         quantized = quantize(model, row.scheme, samples, observations=observations).model
         with tempfile.TemporaryDirectory() as folder:
             path, reference = Path(folder) / "row.tflite", Path(folder) / "reference.tflite"
-            for file, content in ((path, quantized), (reference, self.float_model(REFERENCE))):
+            for file, content in ((path, quantized), (reference, self.float_model(integer=False))):
                 atomic_write(file, with_metadata(content, self.detector, self.config, row.scheme.name))
             metrics = self.measure(path)
             times = benchmark([path, reference], num_threads=(1,), runs=_RUNS, warmup=3, image=self.image)

@@ -19,7 +19,6 @@ from tinydet_tf.data.splits import set_name
 from tinydet_tf.export.calibration import Calibration, CalibrationImages
 from tinydet_tf.export.graph import HostGraph, build_graph
 from tinydet_tf.export.quantize import quantize
-from tinydet_tf.export.rewrites import rewrites_for
 from tinydet_tf.export.schemes import Scheme, scheme_named
 from tinydet_tf.export.tasks_metadata import put_in, tasks_metadata
 from tinydet_tf.model.detector import TinyDet
@@ -40,7 +39,6 @@ def convert(
     quantization: str = "float32",
     postprocess: str = "host",
     picture_size: tuple[int, int] | None = None,
-    rewrites: frozenset[str] | None = None,
     samples: CalibrationImages | None = None,
 ) -> bytes:
     """The whole .tflite of a detector, with labels and everything else that tinydet_lite needs inside.
@@ -49,12 +47,11 @@ def convert(
       quantization: a key of `schemes.FORMATS`.
       postprocess: a key of `graph.GRAPHS`.
       picture_size: (W, H), see `graph.TasksGraph`.
-      rewrites: of the traced graph (`tinydet_tf.export.rewrites`); None: those that pay for the format.
       samples: calibration images, for int8 and int16.
 
     Raises:
-      UserError: a format, form or rewrite that does not exist, a picture size that is none or has no use, or
-        calibration images that are missing or do not fit.
+      UserError: a format or form that does not exist, a picture size that is none or has no use, or calibration images
+        that are missing or do not fit.
     """
     return export(
         detector,
@@ -62,7 +59,6 @@ def convert(
         scheme_named(quantization),
         postprocess=postprocess,
         picture_size=picture_size,
-        rewrites=rewrites,
         samples=samples,
     ).content
 
@@ -74,13 +70,11 @@ def export(
     *,
     postprocess: str = "host",
     picture_size: tuple[int, int] | None = None,
-    rewrites: frozenset[str] | None = None,
     samples: CalibrationImages | None = None,
     progress: bool = False,
 ) -> Exported:
     """As `convert`, by any scheme; gives what it was calibrated with too."""
-    chosen = rewrites_for(scheme.name) if rewrites is None else rewrites
-    graph = build_graph(detector, postprocess, chosen, picture_size)
+    graph = build_graph(detector, postprocess, integer=scheme.integer, picture_size=picture_size)
     quantized = quantize(to_flatbuffer(graph), scheme, samples, progress=progress)
     content = with_metadata(quantized.model, detector, config, scheme.name, quantized.calibration, postprocess)
     return Exported(content, quantized.calibration)

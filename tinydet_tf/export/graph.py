@@ -5,41 +5,15 @@ Every tensor lies in one of the scopes of `tinydet_tf.export.scopes`.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import tensorflow as tf
 
 from tinydet_lite.detector import INPUT
 from tinydet_lite.errors import UserError
 from tinydet_lite.forms import BOXES, CATEGORY, CLASS_PROBS, COUNT, LOCATION, SCORE
-from tinydet_tf.export.rewrites import check_rewrites
 from tinydet_tf.export.rewrites.detector import rewritten
-from tinydet_tf.export.scopes import FINAL, HEAD, IMAGE, PROPOSALS, ROI, TRUNK, call_in_scopes, scope, trunk_scope
+from tinydet_tf.export.scopes import FINAL, scope
 from tinydet_tf.export.suppression import soft_nms
-from tinydet_tf.layers.grouped_conv import GroupedConv2D
-from tinydet_tf.layers.psroi_align import psroi_align_gather
-from tinydet_tf.model.backbone import normalize
 from tinydet_tf.model.detector import TinyDet
-
-
-@contextlib.contextmanager
-def grouped_convs_as_one_op(detector: TinyDet) -> Iterator[None]:
-    """Grouped convolutions are traced as one op, also on a machine that cannot train them so: TFLite runs it fast."""
-    layers = [
-        layer
-        for model in (detector.pyramid, detector.rpn_head)
-        for layer in model.layers
-        if isinstance(layer, GroupedConv2D)
-    ]
-    before = [layer.native for layer in layers]
-    for layer in layers:
-        layer.native = True
-    try:
-        yield
-    finally:
-        for layer, native in zip(layers, before, strict=True):
-            layer.native = native
 
 
 class HostGraph(tf.Module):
@@ -50,25 +24,17 @@ class HostGraph(tf.Module):
 
     Args:
       detector: the trained model.
-      rewrites: of `tinydet_tf.export.rewrites.REWRITES`; none: the Keras layers traced as they are.
-
-    Raises:
-      UserError: a rewrite that does not exist.
+      integer: in the forms that integer arithmetic is fast in, else in those of float (`tinydet_tf.export.rewrites`).
     """
 
-    def __init__(self, detector: TinyDet, rewrites: frozenset[str] = frozenset()) -> None:
+    def __init__(self, detector: TinyDet, *, integer: bool = False) -> None:
         super().__init__(name="tinydet")
-        self.rewrites = check_rewrites(rewrites)
         self.input_size = size = detector.config.input_size
         # Only the variables are tracked: a SavedModel of the Keras model itself would trace every layer once more.
         self.variables_of_detector = list(detector.variables)
 
         def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            if self.rewrites:
-                outputs = rewritten(detector, image, self.rewrites)
-            else:
-                with grouped_convs_as_one_op(detector):
-                    outputs = as_trained(detector, image)
+            outputs = rewritten(detector, image, integer=integer)
             return self.outputs(outputs["boxes"], outputs["class_probs"])
 
         spec = tf.TensorSpec([1, size, size, 3], tf.uint8, name=INPUT)
@@ -87,18 +53,15 @@ class TasksGraph(HostGraph):
     from `count` on are zeros.
 
     Args:
-      detector, rewrites: as `HostGraph`.
+      detector, integer: as `HostGraph`.
       picture_size: (W, H) of the pictures for which boxes are exact; None: the input's own size. Inclusive boxes end
         one pixel of the picture after their last coordinate, and nothing tells the graph how large that is.
     """
 
     def __init__(
-        self,
-        detector: TinyDet,
-        rewrites: frozenset[str] = frozenset(),
-        picture_size: tuple[int, int] | None = None,
+        self, detector: TinyDet, *, integer: bool = False, picture_size: tuple[int, int] | None = None
     ) -> None:
-        super().__init__(detector, rewrites)
+        super().__init__(detector, integer=integer)
         width, height = picture_size or (self.input_size, self.input_size)
         self.pixel = (self.input_size / width, self.input_size / height)
 
@@ -122,50 +85,25 @@ GRAPHS: dict[str, type[HostGraph]] = {"host": HostGraph, "tasks": TasksGraph}
 def build_graph(
     detector: TinyDet,
     postprocess: str = "host",
-    rewrites: frozenset[str] = frozenset(),
+    *,
+    integer: bool = False,
     picture_size: tuple[int, int] | None = None,
 ) -> HostGraph:
     """The graph of a form, a key of `GRAPHS`.
 
     Args:
+      integer: see `HostGraph`.
       picture_size: see `TasksGraph`; the host knows the picture's size itself.
 
     Raises:
-      UserError: no such form, a rewrite that does not exist, or a picture size that is none or has no use.
+      UserError: no such form, or a picture size that is none or has no use.
     """
     if postprocess not in GRAPHS:
         raise UserError(f"--postprocess {postprocess} does not exist; use {' or '.join(GRAPHS)}")
     if picture_size is None:
-        return GRAPHS[postprocess](detector, rewrites)
+        return GRAPHS[postprocess](detector, integer=integer)
     if postprocess != "tasks":
         raise UserError("--picture-size is for --postprocess tasks: the host sees how large the picture is")
     if min(picture_size) < 1:
         raise UserError(f"--picture-size {picture_size[0]}x{picture_size[1]} came; give at least 1x1")
-    return TasksGraph(detector, rewrites, picture_size)
-
-
-def as_trained(detector: TinyDet, image: tf.Tensor) -> dict[str, tf.Tensor]:
-    """`TinyDet.call` for one image uint8 [1, S, S, 3] from ops that TFLite has built in, layer by layer."""
-    config = detector.config
-    levels = config.roi_levels
-    with scope(IMAGE):
-        normalized = normalize(image)
-    features = call_in_scopes(detector.pyramid, normalized, trunk_scope)
-    logits, deltas = [], []
-    for level, feature in enumerate(features):
-        outputs = call_in_scopes(detector.rpn_head, feature, lambda _, level=level: f"{TRUNK}/rpn{level}")  # type: ignore[misc]
-        logits.append(outputs[0])
-        deltas.append(outputs[1])
-    with scope(PROPOSALS):
-        rois, valid = detector.proposals(logits, deltas)
-    with scope(ROI):
-        pooled = psroi_align_gather(
-            features[:levels],
-            rois[0],
-            strides=config.strides[:levels],
-            finest=config.roi_finest,
-            reduce=config.psroi_reduce,
-        )
-    class_logits, box_deltas = call_in_scopes(detector.rcnn_head, pooled, lambda _: HEAD)
-    with scope(FINAL):
-        return detector.finish(rois, valid, class_logits, box_deltas)
+    return TasksGraph(detector, integer=integer, picture_size=picture_size)

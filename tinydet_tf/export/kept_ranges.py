@@ -24,7 +24,6 @@ from tinydet_tf.export.calibration import CalibrationImages, Observation, load_c
 from tinydet_tf.export.convert import Exported, to_flatbuffer, with_metadata
 from tinydet_tf.export.graph import HostGraph, build_graph
 from tinydet_tf.export.quantize import observed_tensors, quantize
-from tinydet_tf.export.rewrites import rewrites_for
 from tinydet_tf.export.schemes import FORMATS
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import CALIBRATION, load_detector, weights_file
@@ -113,7 +112,7 @@ def export_int8(
       UserError: as `graph.build_graph`, or another version of the exporter kept the ranges and named the tensors
         otherwise.
     """
-    graph = build_graph(detector, postprocess, rewrites_for("int8"), picture_size)
+    graph = build_graph(detector, postprocess, integer=True, picture_size=picture_size)
     samples, observations = kept
     model = _int8_graph(detector)
     missing = set(observed_tensors(model)) - set(observations)
@@ -130,7 +129,7 @@ def export_int8(
 
 
 def _int8_graph(detector: TinyDet) -> bytes:
-    return to_flatbuffer(HostGraph(detector, rewrites_for("int8")))
+    return to_flatbuffer(HostGraph(detector, integer=True))
 
 
 def _observed(low: float, high: float) -> Observation:

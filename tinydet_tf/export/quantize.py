@@ -62,7 +62,7 @@ def quantize(
         parts = ", ".join(scheme.parts)
         raise UserError(f"nothing of the model is in the parts that are to be quantized ({parts}); check their names")
     calibration = None
-    if scheme.needs_calibration:
+    if scheme.integer:
         if samples is None:
             raise UserError(f"{scheme.name} needs calibration images; give some")
         if observations is None:
@@ -165,7 +165,7 @@ def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:
     aeq = _library()
     every = aeq.qtyping.TFLOperationName.ALL_SUPPORTED
     names = aeq.algorithm_manager.AlgorithmName
-    algorithm = {"min_max": names.MIN_MAX_UNIFORM_QUANT, "mse": names.MSE}[scheme.weight_scales]
+    algorithm = names.MIN_MAX_UNIFORM_QUANT
     rules = aeq.recipe_manager.RecipeManager()
     parts = scope_pattern(scheme.parts) if scheme.parts else ".*"
     if scheme.weights == "float16":
@@ -181,8 +181,6 @@ def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:
         rules.add_weight_only_config(parts, depthwise, 16, algorithm_key=names.FLOAT_CASTING)
     else:
         rules.add_static_config(parts, every, scheme.activation_bits, 8, algorithm_key=algorithm)
-        if scheme.wide_parts:
-            rules.add_static_config(scope_pattern(scheme.wide_parts), every, 16, 8, algorithm_key=algorithm)
         for name in float_names:
             rules.add_quantization_config(f"^{re.escape(name)};", every, algorithm_key=names.NO_QUANTIZE)
     if scheme.float_parts:

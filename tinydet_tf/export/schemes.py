@@ -16,15 +16,7 @@ from tinydet_tf.export.scopes import HEAD, TABLE, TRUNK
 #: How a range comes out of what the calibration images gave (`calibration.ranges`).
 METHODS: dict[str, str] = {
     "min_max": "from the smallest to the largest value of any image",
-    "moving_average": "min and max of each image, averaged as they come with a factor of 0.95",
     "percentile": "what the 0.01th and the 99.99th percentile enclose",
-    "mse": "the clipping of the range whose rounding and clipping errors have the smallest mean square",
-}
-
-#: What a weight's scale is taken from: ai-edge-quantizer's algorithms.
-WEIGHT_SCALES: dict[str, str] = {
-    "min_max": "the largest weight of the channel",
-    "mse": "the channel's deviation, so that the largest weights are clipped",
 }
 
 
@@ -33,16 +25,14 @@ class Scheme:
     """One way to quantize.
 
     Attributes:
-      name: of the format that it is a form of, a key of FORMATS; it decides on the rewrites.
+      name: of the format that it is a form of, a key of FORMATS.
       text: what it does and what for, one sentence.
       weights: 'float32', 'float16' or 'int8' (per output channel, symmetric).
       activation_bits: 8 or 16: convolutions and fully connected layers compute in integers from calibrated ranges;
         'dynamic': in integers from ranges taken as the model runs, but for depthwise convolutions; None: in float.
       parts: the scopes (of tensor names, see `scopes`) that are quantized, as regular expressions; () for all.
       float_parts: scopes inside these that stay float.
-      wide_parts: scopes whose activations have 16 bits where the others have 8.
       method: a key of METHODS.
-      weight_scales: a key of WEIGHT_SCALES.
     """
 
     name: str
@@ -51,19 +41,15 @@ class Scheme:
     activation_bits: int | str | None = None
     parts: tuple[str, ...] = ()
     float_parts: tuple[str, ...] = ()
-    wide_parts: tuple[str, ...] = ()
     method: str = "min_max"
-    weight_scales: str = "min_max"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UserError(f"calibration method {self.method!r} does not exist; choose from {', '.join(METHODS)}")
-        if self.weight_scales not in WEIGHT_SCALES:
-            known = ", ".join(WEIGHT_SCALES)
-            raise UserError(f"weight scales {self.weight_scales!r} do not exist; choose from {known}")
 
     @property
-    def needs_calibration(self) -> bool:
+    def integer(self) -> bool:
+        """Whether activations are integers: then ranges are needed, and the graph is traced for integer arithmetic."""
         return isinstance(self.activation_bits, int)
 
     def covers(self, tensor: str) -> bool:

@@ -20,7 +20,7 @@ from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.layers.psroi_align import psroi_align
 from tinydet_tf.model.backbone import backbone, normalize
 from tinydet_tf.model.fpn import tiny_fpn
-from tinydet_tf.model.proposals import select_proposals, select_proposals_of_batch
+from tinydet_tf.model.proposals import select_proposals
 from tinydet_tf.model.rcnn import rcnn_head
 from tinydet_tf.model.rpn import tiny_rpn
 
@@ -126,10 +126,7 @@ class TinyDet(keras.Model):
             "max_proposals": max_proposals or config.proposals_test,
             "iou_threshold": config.proposal_nms_iou,
         }
-        if logits[0].shape[0] == 1:  # the exported form
-            rois, valid = select_proposals(logits, deltas, self.anchors, **options)
-            return rois[None], valid[None]
-        return select_proposals_of_batch(logits, deltas, self.anchors, **options)
+        return select_proposals(logits, deltas, self.anchors, **options)
 
     def pool(self, features: Sequence[tf.Tensor], rois: tf.Tensor) -> tf.Tensor:
         """PSRoIAlign: rois [R, 5] (batch index, x1, y1, x2, y2) -> [R, 245] in (channel, row, column) order."""

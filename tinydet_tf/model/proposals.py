@@ -1,8 +1,8 @@
 """From RPN outputs to proposals: per-level top-k, decode, clip, NMS, the best over all levels.
 
-There are two forms. The one for a single image uses only ops that TFLite has built in. The one for a batch runs NMS as
-one op on all CPU threads (this op has no GPU kernel; about a megabyte goes to the CPU and back). B images, L levels, T
-candidates of all levels. The NMS kernels of different runtimes disagree on two things, which cannot matter here:
+NMS of a batch is one op that runs on all CPU threads. (It has no GPU kernel; about a megabyte goes to the CPU and
+back.) B images, L levels, T candidates of all levels. The exported graph shares `ranked`, see
+tinydet_tf.export.rewrites.proposals. The NMS kernels of different runtimes disagree on two things, which cannot matter:
 
 - Zero-area boxes (TFLite repeats one until the output is full). NMS sees continuous boxes, x2 + 1, and a decoded side
   is at least 1/62.5 of the anchor's; clipping both corners to the image leaves at least the smaller of that and one
@@ -45,54 +45,31 @@ def select_proposals(
     max_proposals: int,
     iou_threshold: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """The proposals of one image, best first.
+    """The proposals of each image, best first.
 
     Args:
-      logits: for each level [A] (any shape of A numbers), before the sigmoid, which would only make ties.
-      deltas: for each level [A, 4] (any shape of 4A numbers).
+      logits: for each level [B, A] (any shape of B * A numbers), before the sigmoid, which would only make ties.
+      deltas: for each level [B, A, 4] (any shape of B * 4A numbers).
       anchors: for each level float32 [A, 4].
       nms_pre: how many candidates each level keeps.
       iou_threshold: boxes of one level that overlap more are suppressed.
 
     Returns:
-      rois float32 [max_proposals, 4] inclusive pixels, and valid float32 [max_proposals], 1 for the first n rows and 0
-      for the padding behind them (whose boxes are copies of the best one).
+      rois float32 [B, max_proposals, 4] inclusive pixels, and valid float32 [B, max_proposals], 1 for the first n rows
+      and 0 for the padding behind them (whose boxes are copies of the best one).
     """
-    found = _candidates(logits, deltas, anchors, (), image_size=image_size, nms_pre=nms_pre)
-    return best_of(found, max_proposals=max_proposals, iou_threshold=iou_threshold)
-
-
-def best_of(found: Candidates, *, max_proposals: int, iou_threshold: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """The candidates of one image that no better one suppresses, as `select_proposals` returns them."""
-    selected, count = tf.raw_ops.NonMaxSuppressionV4(
-        boxes=found.shifted,
-        scores=found.rank,
-        max_output_size=max_proposals,
-        iou_threshold=iou_threshold,
-        score_threshold=0.0,
-        pad_to_max_output_size=True,
-    )
-    selected = tf.reshape(selected, [max_proposals])
-    valid = tf.cast(tf.range(max_proposals) < count, tf.float32)
-    return tf.gather(found.boxes, selected), valid
-
-
-def select_proposals_of_batch(
-    logits: Sequence[tf.Tensor],
-    deltas: Sequence[tf.Tensor],
-    anchors: Sequence[np.ndarray],
-    *,
-    image_size: int,
-    nms_pre: int,
-    max_proposals: int,
-    iou_threshold: float,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """What `select_proposals` gives for each image: [B, max_proposals, 4] and [B, max_proposals].
-
-    Args:
-      logits, deltas: for each level [B, ...].
-    """
-    found = _candidates(logits, deltas, anchors, (-1,), image_size=image_size, nms_pre=nms_pre)
+    scores, boxes = [], []
+    for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
+        count = len(level_anchors)
+        level_logits = tf.reshape(level_logits, [-1, count])
+        level_deltas = tf.reshape(level_deltas, [-1, count, 4])
+        base = tf.constant(level_anchors)
+        if count > nms_pre:
+            level_logits, index = tf.math.top_k(level_logits, nms_pre)
+            level_deltas, base = tf.gather(level_deltas, index, batch_dims=1), tf.gather(base, index)
+        scores.append(level_logits)
+        boxes.append(clip(decode(base, level_deltas), image_size))
+    found = ranked(scores, tf.concat(boxes, -2), image_size=image_size)
     # The op takes levels for classes: it compares a candidate only with candidates of the same level.
     of_level = found.levels[..., None] == np.arange(len(anchors), dtype=np.int32)  # [B, T, L]
     _, rank, _, count = tf.image.combined_non_max_suppression(
@@ -107,31 +84,6 @@ def select_proposals_of_batch(
     valid = tf.range(max_proposals) < count[:, None]
     selected = tf.where(valid, found.rank.shape[0] - tf.cast(rank, tf.int32), 0)
     return tf.gather(found.boxes, selected, batch_dims=1), tf.cast(valid, tf.float32)
-
-
-def _candidates(
-    logits: Sequence[tf.Tensor],
-    deltas: Sequence[tf.Tensor],
-    anchors: Sequence[np.ndarray],
-    leading: tuple[int, ...],
-    *,
-    image_size: int,
-    nms_pre: int,
-) -> Candidates:
-    """The candidates of one image (leading is ()) or of a batch (leading is (-1,))."""
-    batch_dims = len(leading)
-    scores, boxes = [], []
-    for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
-        count = len(level_anchors)
-        level_logits = tf.reshape(level_logits, [*leading, count])
-        level_deltas = tf.reshape(level_deltas, [*leading, count, 4])
-        base = tf.constant(level_anchors)
-        if count > nms_pre:
-            level_logits, index = tf.math.top_k(level_logits, nms_pre)
-            level_deltas, base = tf.gather(level_deltas, index, batch_dims=batch_dims), tf.gather(base, index)
-        scores.append(level_logits)
-        boxes.append(clip(decode(base, level_deltas), image_size))
-    return ranked(scores, tf.concat(boxes, -2), image_size=image_size)
 
 
 def ranked(scores: Sequence[tf.Tensor], boxes: tf.Tensor, *, image_size: int) -> Candidates:

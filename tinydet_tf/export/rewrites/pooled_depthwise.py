@@ -16,12 +16,12 @@ import tensorflow as tf
 from tinydet_tf.export.rewrites.trained import FloatArray
 
 
-def fused(side: int, kernel: int, scaled: bool) -> bool:
-    """Whether the fused form exists here: a 3x3 conv over an even side, without a batch normalization of its own.
+def fused(side: int, kernel: int) -> bool:
+    """Whether the fused form exists here: a 3x3 conv over an even side.
 
     A fused 5x5 has 36 taps, more than the runtime's depthwise kernels take in one pass: several times slower.
     """
-    return kernel == 3 and side % 2 == 0 and side >= 6 and not scaled
+    return kernel == 3 and side % 2 == 0 and side >= 6
 
 
 def over_pooled(kernel: FloatArray) -> FloatArray:

@@ -1,6 +1,6 @@
-"""Proposals of one image, the boxes of all levels decoded at once: the same as model.proposals.select_proposals.
+"""Proposals of one image, the boxes of all levels decoded at once: what model.proposals gives for a batch of one.
 
-What guards against zero-area boxes and tied scores is that module's own: `ranked` and `best_of`.
+What guards against zero-area boxes and tied scores is that module's own: `ranked`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tinydet_tf.boxes import RPN_STDS, clip
 from tinydet_tf.export.rewrites.decoding import centres_and_sizes, decode_at
-from tinydet_tf.model.proposals import best_of, ranked
+from tinydet_tf.model.proposals import Candidates, ranked
 
 
 def select_proposals(
@@ -26,10 +26,16 @@ def select_proposals(
     max_proposals: int,
     iou_threshold: float,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """As model.proposals.select_proposals: rois [max_proposals, 4] and valid [max_proposals].
+    """The proposals of one image, best first.
 
     Args:
+      logits, deltas, anchors: as model.proposals.select_proposals, of one image.
       ratios: anchors of a cell.
+      image_size, nms_pre, max_proposals, iou_threshold: as there.
+
+    Returns:
+      rois float32 [max_proposals, 4] inclusive pixels, and valid float32 [max_proposals], 1 for the first n rows and 0
+      for the padding behind them (whose boxes are copies of the best one).
     """
     scores, chosen, centres, sizes = [], [], [], []
     for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
@@ -48,7 +54,22 @@ def select_proposals(
         sizes.append(size)
     boxes = decode_at(tf.concat(centres, 0), tf.concat(sizes, 0), tf.concat(chosen, 0), RPN_STDS)
     found = ranked(scores, clip(boxes, image_size), image_size=image_size)
-    return best_of(found, max_proposals=max_proposals, iou_threshold=iou_threshold)
+    return _best_of(found, max_proposals=max_proposals, iou_threshold=iou_threshold)
+
+
+def _best_of(found: Candidates, *, max_proposals: int, iou_threshold: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """The candidates of one image that no better one suppresses, as `select_proposals` returns them."""
+    selected, count = tf.raw_ops.NonMaxSuppressionV4(
+        boxes=found.shifted,
+        scores=found.rank,
+        max_output_size=max_proposals,
+        iou_threshold=iou_threshold,
+        score_threshold=0.0,
+        pad_to_max_output_size=True,
+    )
+    selected = tf.reshape(selected, [max_proposals])
+    valid = tf.cast(tf.range(max_proposals) < count, tf.float32)
+    return tf.gather(found.boxes, selected), valid
 
 
 def _anchors_at(index: tf.Tensor, anchors: np.ndarray, ratios: int) -> tuple[tf.Tensor, tf.Tensor]:

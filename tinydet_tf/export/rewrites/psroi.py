@@ -1,4 +1,4 @@
-"""PSRoIAlign of one image in the form that TFLite runs fastest: the same function as layers.psroi_align_gather.
+"""PSRoIAlign of one image in the form that TFLite runs fastest: the same function as layers.psroi_align.
 
 R rois, L pooled levels, 7 x 7 = 49 bins of 2 x 2 samples, D output channels, 49 D channels of a feature map.
 
@@ -7,7 +7,8 @@ R rois, L pooled levels, 7 x 7 = 49 bins of 2 x 2 samples, D output channels, 49
 - Where a sample's four corners lie is computed for 7 bins a side, then spread over slots by products with constant 0/1
   matrices: exact, for every sum is an integer below 2^24.
 - One gather a corner of a sample: 16 of them, each small enough to be interpolated in the cache, no slices in between.
-- Samples outside the map, which read zeros, do not occur for RoIs clipped to the image (`samples_stay_inside`).
+- Samples outside the map, which read zeros, hardly ever occur for RoIs clipped to the image (`samples_stay_inside`);
+  where they can, what a sample reads is multiplied by 0 or 1.
 """
 
 from __future__ import annotations
@@ -75,9 +76,18 @@ def samples_stay_inside(config: ModelConfig) -> bool:
     return True
 
 
-def rows_fit(config: ModelConfig, rows: Rows) -> bool:
-    """Whether row numbers stay exact in float32."""
-    return _table_size(config) // rows.width < 2**24
+def table_rows(config: ModelConfig) -> Rows:
+    """How the feature maps of a configuration are read.
+
+    Raises:
+      ValueError: there are more rows than float32 can number.
+    """
+    # Row numbers are exact in float32 below 2**24: a row a bin has the fewest.
+    few = _table_size(config) < 2**24
+    rows = (single_channels if few and not transposing_pays(config) else bins)(config.channels)
+    if _table_size(config) // rows.width >= 2**24:
+        raise ValueError(f"{_table_size(config)} numbers in the feature maps are too many; use a smaller input")
+    return rows
 
 
 def transposing_pays(config: ModelConfig) -> bool:
@@ -118,7 +128,7 @@ def pool(features: Sequence[tf.Tensor], rois: tf.Tensor, config: ModelConfig, ro
             joined = tf.transpose(tf.reshape(joined, [-1, rows.width, _CELLS]), [0, 2, 1])
         table = tf.reshape(joined, [-1] if rows.width == 1 else [-1, rows.width])
     with scope(ROI):
-        upper, lower, weights = _corners(rois, config, rows)
+        upper, lower, weights, inside = _corners(rois, config, rows)
     samples = []
     for vertical in (0, 1):
         for horizontal in (0, 1):
@@ -132,7 +142,10 @@ def pool(features: Sequence[tf.Tensor], rois: tf.Tensor, config: ModelConfig, ro
             with scope(ROI):
                 top = corners[0] + weights[1][horizontal] * (corners[1] - corners[0])
                 bottom = corners[2] + weights[1][horizontal] * (corners[3] - corners[2])
-                samples.append(top + weights[0][vertical] * (bottom - top))
+                sample = top + weights[0][vertical] * (bottom - top)
+                if inside is not None:
+                    sample *= inside[0][vertical] * inside[1][horizontal]
+                samples.append(sample)
     with scope(ROI):
         a, b, c, d = samples
         if config.psroi_reduce == "max":
@@ -145,9 +158,10 @@ def pool(features: Sequence[tf.Tensor], rois: tf.Tensor, config: ModelConfig, ro
 _Axes = tuple[list[tf.Tensor], list[tf.Tensor]]
 
 
-def _corners(rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tuple[_Axes, _Axes, _Axes]:
-    """(upper, lower, weights): of each axis (y, x) and each of its two samples a [R, slots] part of the row number of
-    the upper and lower neighbour, and the upper one's weight as [R, slots(, width)]."""
+def _corners(rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tuple[_Axes, _Axes, _Axes, _Axes | None]:
+    """(upper, lower, weights, inside): of each axis (y, x) and each of its two samples a [R, slots] part of the row
+    number of the upper and lower neighbour, the upper one's weight as [R, slots(, width)], and 0 where the sample lies
+    outside the map, in the same shape; None where none can."""
     levels = config.roi_levels
     sizes, strides = config.level_sizes[:levels], config.strides[:levels]
     rows_a_cell = config.channels // rows.width
@@ -177,8 +191,8 @@ def _corners(rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tuple[_Axes, _
     fractions = np.tile(fractions.reshape(BINS, 2).T.reshape(-1), 2).astype(np.float32)
     at = tf.matmul(rois, near) * scale + tf.maximum(tf.matmul(rois, span) * scale, MIN_SIDE) * fractions
     last = size - 1.0
-    at = tf.minimum(tf.maximum(at, 0.0), last)  # [R, 28]
-    lower = tf.floor(at)
+    clipped = tf.minimum(tf.maximum(at, 0.0), last)  # [R, 28]
+    lower = tf.floor(clipped)
     upper = tf.minimum(lower + 1.0, last)
 
     # Row numbers: (first + y * size + x) * rows a cell + row of the slot.
@@ -200,11 +214,18 @@ def _corners(rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tuple[_Axes, _
         y, x = spread(numbers, 1)
         return [part + rows.row_of.astype(np.float32) for part in y], x
 
-    weights = spread(at - lower, rows.width)
-    if rows.width > 1:
+    def wide_parts(numbers: tf.Tensor) -> _Axes:
+        axes = spread(numbers, rows.width)
+        if rows.width == 1:
+            return axes
         shape = [rois.shape[0], -1, rows.width]
-        weights = [tf.reshape(w, shape) for w in weights[0]], [tf.reshape(w, shape) for w in weights[1]]
-    return parts(upper * step + start), parts(lower * step + start), weights
+        return [tf.reshape(w, shape) for w in axes[0]], [tf.reshape(w, shape) for w in axes[1]]
+
+    weights = wide_parts(clipped - lower)
+    inside = None
+    if not samples_stay_inside(config):
+        inside = wide_parts(tf.cast((at >= -1.0) & (at <= size), tf.float32))
+    return parts(upper * step + start), parts(lower * step + start), weights, inside
 
 
 def head_kernel(kernel: FloatArray, rows: Rows) -> FloatArray:

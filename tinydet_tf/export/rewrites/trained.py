@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+import tf_keras as keras
 
 from tinydet_tf.model.detector import TinyDet
 
@@ -19,21 +20,13 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Convolution:
-    """kernel * x, then times `scale` plus `shift` channel by channel: a conv with its bias or batch normalization.
+    """kernel * x plus `shift` channel by channel: a conv with its bias, or with its batch normalization folded in.
 
-    kernel: [K, K, I / g, O], or [K, K, I, 1] of a depthwise conv. scale (None: 1), shift (None: 0): [O].
+    kernel: [K, K, I / g, O], or [K, K, I, 1] of a depthwise conv. shift (None: 0): [O].
     """
 
     kernel: FloatArray
-    scale: FloatArray | None
     shift: FloatArray | None
-
-    def folded(self, depthwise: bool) -> Convolution:
-        """The same with the scale in the kernel."""
-        if self.scale is None:
-            return self
-        scale = self.scale[:, None] if depthwise else self.scale
-        return Convolution(self.kernel * scale, None, self.shift)
 
 
 class Trained:
@@ -43,18 +36,28 @@ class Trained:
         parts = (detector.pyramid, detector.rpn_head, detector.rcnn_head)
         self.layers: dict[str, Any] = {layer.name: layer for part in parts for layer in part.layers}
 
-    def convolution(self, name: str, batch_norm: str | None = None) -> Convolution:
-        """A conv, depthwise, grouped or dense layer and the batch normalization behind it."""
+    def convolution(
+        self, name: str, batch_norm: str | None = None, input_scale: FloatArray | None = None
+    ) -> Convolution:
+        """A conv, depthwise, grouped or dense layer and the batch normalization behind it.
+
+        Args:
+          input_scale: [I], what the inputs are still to be multiplied by.
+        """
         kernel, *bias = self._weights(name)
+        if input_scale is not None:
+            kernel = kernel * input_scale[:, None]
         if batch_norm is None:
-            return Convolution(kernel, None, bias[0] if bias else None)
+            return Convolution(kernel, bias[0] if bias else None)
         layer = self.layers[batch_norm]
         gamma, beta, mean, variance = [w.astype(np.float64) for w in self._weights(batch_norm)]
         scale = gamma / np.sqrt(variance + layer.epsilon)
         shift = beta - mean * scale
         if bias:
             shift = shift + bias[0] * scale
-        return Convolution(kernel, scale.astype(np.float32), shift.astype(np.float32))
+        scale = scale.astype(np.float32)
+        depthwise = isinstance(self.layers[name], keras.layers.DepthwiseConv2D)
+        return Convolution(kernel * (scale[:, None] if depthwise else scale), shift.astype(np.float32))
 
     def _weights(self, name: str) -> list[FloatArray]:
         with tf.init_scope():  # outside of the graph that is being traced

@@ -1,4 +1,4 @@
-"""Backbone, TinyFPN and TinyRPN from trained weights, every operation in the form that the chosen rewrites give it.
+"""Backbone, TinyFPN and TinyRPN from trained weights, every operation in the form that the runtime runs fastest.
 
 B = 1 image, H W cells, C channels. A value may be kept as a multiple of what it stands for (`Scaled`), so that constant
 factors end up in the weights behind it.
@@ -15,7 +15,7 @@ import tensorflow as tf
 from tinydet_tf.export.rewrites.pooled_depthwise import fused, pool_and_convolve
 from tinydet_tf.export.rewrites.trained import Convolution, FloatArray, Trained, as_dense, as_grouped
 from tinydet_tf.export.scopes import IMAGE, TRUNK, scope
-from tinydet_tf.model.backbone import PIXEL_MEAN, PIXEL_STD, normalize
+from tinydet_tf.model.backbone import PIXEL_MEAN, PIXEL_STD
 from tinydet_tf.model.backbones import BACKBONES, BlockSpec
 from tinydet_tf.model.detector import TinyDet
 
@@ -36,11 +36,11 @@ class Trunk:
 
     Args:
       detector: the trained model.
-      rewrites: the names of those that are applied.
+      integer: in the forms that integer arithmetic is fast in, else in those of float.
     """
 
-    def __init__(self, detector: TinyDet, rewrites: frozenset[str]) -> None:
-        self.config, self.rewrites = detector.config, rewrites
+    def __init__(self, detector: TinyDet, *, integer: bool) -> None:
+        self.config, self.integer = detector.config, integer
         self.spec = BACKBONES[self.config.backbone]
         self.dialect = self.spec.dialect
         self.trained = Trained(detector)
@@ -61,8 +61,7 @@ class Trunk:
         dialect = self.dialect
         x, pixel_scale = self.normalized(image)
         with scope(f"{TRUNK}/stem"):
-            stem = self.trained.convolution("stem", "stem_bn")
-            stem = Convolution(stem.kernel * pixel_scale[:, None], stem.scale, stem.shift)
+            stem = self.trained.convolution("stem", "stem_bn", pixel_scale)
             if self.config.align_stem:
                 x = tf.nn.avg_pool2d(x, 2, 1, "VALID")
             y = self.convolve(Scaled(x), stem, stride=2)
@@ -77,17 +76,11 @@ class Trunk:
 
     def normalized(self, image: tf.Tensor) -> tuple[tf.Tensor, FloatArray]:
         """What the stem sees, up to a factor a channel: [1, S, S, 3] and [3]."""
-        dialect, one = self.dialect, np.ones([3], np.float32)
+        half = np.full([3], 127.5, np.float32)
+        symmetric = self.dialect.symmetric_input
+        mean, std = (half, half) if symmetric else (np.asarray(v, np.float32) for v in (PIXEL_MEAN, PIXEL_STD))
         with scope(IMAGE):
-            if "fold_pixel_std" not in self.rewrites:
-                x = normalize(image)
-                if dialect.symmetric_input:
-                    layer = self.trained.layers["stem_input"]
-                    x = x * layer.scale + layer.offset
-                return x, one
             # Rows of pixels instead of pixels of 3 channels: the runtime subtracts in runs of the last dimension.
-            mean = np.full([3], 127.5, np.float32) if dialect.symmetric_input else np.asarray(PIXEL_MEAN, np.float32)
-            std = 127.5 * one if dialect.symmetric_input else np.asarray(PIXEL_STD, np.float32)
             size = image.shape[1]
             rows = tf.cast(tf.reshape(image, [size, 3 * size]), tf.float32) - np.tile(mean, size)
             return tf.reshape(rows, image.shape), 1.0 / std
@@ -112,9 +105,7 @@ class Trunk:
         gate = Scaled(tf.reduce_mean(x.value, [1, 2], keepdims=True), x.factor)
         gate = Scaled(tf.nn.relu(self.convolve(gate, self.trained.convolution(f"{name}_reduce"))))
         y = self.convolve(gate, self.trained.convolution(f"{name}_expand"))
-        if "fold_hard_sigmoid" in self.rewrites:
-            return Scaled(x.value * tf.nn.relu6(y + 3.0), x.factor / 6.0)
-        return Scaled(x.value * (tf.nn.relu6(y + 3.0) * (1.0 / 6.0)), x.factor)
+        return Scaled(x.value * tf.nn.relu6(y + 3.0), x.factor / 6.0)
 
     def activate(self, x: tf.Tensor, hard_swish: bool) -> Scaled:
         if not hard_swish:
@@ -122,7 +113,7 @@ class Trunk:
             if maximum is None:
                 return Scaled(tf.nn.relu(x))
             return Scaled(tf.nn.relu6(x) if maximum == 6.0 else tf.clip_by_value(x, 0.0, maximum))
-        if "fold_hard_swish" in self.rewrites:
+        if self.integer:  # the converter would make HARD_SWISH of the other form, which the delegate leaves out in int8
             return Scaled(x * tf.nn.relu6(x + 3.0), 1.0 / 6.0)
         return Scaled(x * (tf.nn.relu6(x + 3.0) * (1.0 / 6.0)))
 
@@ -145,7 +136,7 @@ class Trunk:
     def add_upsampled(self, x: tf.Tensor, coarse: tf.Tensor) -> tf.Tensor:
         """x + coarse at twice its size: [1, 2H, 2W, C] and [1, H, W, C]."""
         _, height, width, channels = coarse.shape
-        if "broadcast_upsampling" not in self.rewrites:
+        if self.integer:
             return x + tf.image.resize(coarse, [2 * height, 2 * width], "nearest")
         blocks = tf.reshape(x, [height, 2, width, 2, channels])
         total = blocks + tf.reshape(coarse, [height, 1, width, 1, channels])
@@ -160,20 +151,15 @@ class Trunk:
         return self.grouped(y, self.trained.convolution(f"{name}_pointwise"), groups)
 
     def grouped(self, x: tf.Tensor, weights: Convolution, groups: int) -> tf.Tensor:
-        kernel = weights.kernel
-        if "merge_groups" in self.rewrites:
-            kernel = merged_groups(kernel, groups)
-        return tf.nn.conv2d(x, kernel, 1, "VALID") + weights.shift
+        return tf.nn.conv2d(x, merged_groups(weights.kernel, groups), 1, "VALID") + weights.shift
 
     def rpn(self, feature: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x = tf.nn.relu(self.pyramid_conv(feature, "rpn_conv", self.config.rpn_groups))
         score, box = self.trained.convolution("rpn_score"), self.trained.convolution("rpn_box")
-        if "join_rpn_outputs" not in self.rewrites:
+        if self.integer:  # each with a scale of its own
             return tuple(self.convolve(Scaled(x), w) for w in (score, box))
         assert score.shift is not None and box.shift is not None
-        both = Convolution(
-            np.concatenate([score.kernel, box.kernel], -1), None, np.concatenate([score.shift, box.shift])
-        )
+        both = Convolution(np.concatenate([score.kernel, box.kernel], -1), np.concatenate([score.shift, box.shift]))
         y = self.convolve(Scaled(x), both)
         return y[..., : score.kernel.shape[-1]], y[..., score.kernel.shape[-1] :]
 
@@ -188,13 +174,10 @@ class Trunk:
         out_factor: float = 1.0,
     ) -> tf.Tensor:
         """A dense conv; what it gives stands for itself times `out_factor`."""
-        if "fold_batch_norm" in self.rewrites:
-            weights = weights.folded(depthwise=False)
-        kernel, scale, shift = weights.kernel, weights.scale, weights.shift
-        kernel = (kernel * (x.factor / out_factor)).astype(np.float32)
+        kernel = (weights.kernel * (x.factor / out_factor)).astype(np.float32)
         value, padding = self.padded(x.value, kernel.shape[0], stride)
         y = tf.nn.conv2d(value, kernel, stride, padding)
-        return _scale_and_shift(y, scale, None if shift is None else shift / np.float32(out_factor))
+        return y if weights.shift is None else y + weights.shift / np.float32(out_factor)
 
     def depthwise(
         self, x: Scaled, weights: Convolution, stride: int, *, pooled: bool = False, hard_swish: bool | None = None
@@ -204,24 +187,22 @@ class Trunk:
         def activate(y: tf.Tensor) -> Scaled:
             return Scaled(y) if hard_swish is None else self.activate(y, hard_swish)
 
-        if "fold_batch_norm" in self.rewrites:
-            weights = weights.folded(depthwise=True)
         kernel = (weights.kernel * x.factor).astype(np.float32)
         value = x.value
         if pooled:
             side = value.shape[1]
-            if "fuse_pool" in self.rewrites and fused(side, kernel.shape[0], weights.scale is not None):
+            if fused(side, kernel.shape[0]):
                 if hard_swish:  # no conv takes it in: once, on the whole
                     return activate(pool_and_convolve(value, kernel, weights.shift, tf.identity))
                 return Scaled(pool_and_convolve(value, kernel, weights.shift, lambda y: activate(y).value))
-            if "pool_as_depthwise" in self.rewrites:
+            if self.integer:  # which has no fast AVERAGE_POOL_2D
                 quarter = np.full([2, 2, value.shape[-1], 1], 0.25, np.float32)
                 value = tf.nn.depthwise_conv2d(value, quarter, [1, 1, 1, 1], "VALID")
             else:
                 value = tf.nn.avg_pool2d(value, 2, 1, "VALID")
         value, padding = self.padded(value, kernel.shape[0], stride)
         y = tf.nn.depthwise_conv2d(value, kernel, [1, stride, stride, 1], padding)
-        return activate(_scale_and_shift(y, weights.scale, weights.shift))
+        return activate(y if weights.shift is None else y + weights.shift)
 
     def padded(self, x: tf.Tensor, kernel: int, stride: int) -> tuple[tf.Tensor, str]:
         """As tinydet_tf.layers.blocks pads."""
@@ -230,8 +211,9 @@ class Trunk:
         after = kernel // 2
         before = [after if self.dialect.pads_before or side % 2 else after - 1 for side in x.shape[1:3]]
         _, height, width, channels = x.shape
-        if "pad_rows" not in self.rewrites or channels > 4:
+        if channels > 4:
             return tf.pad(x, [[0, 0], [before[0], after], [before[1], after], [0, 0]]), "VALID"
+        # Around pixels of 3 channels XNNPACK would copy 3 numbers at a time.
         rows = tf.reshape(x, [height, width * channels])
         rows = tf.pad(rows, [[before[0], after], [before[1] * channels, after * channels]])
         return tf.reshape(rows, [1, height + before[0] + after, width + before[1] + after, channels]), "VALID"
@@ -247,8 +229,3 @@ def merged_groups(kernel: FloatArray, groups: int) -> FloatArray:
     if groups == 1 or not fitting or fitting[0] == groups:
         return kernel
     return as_grouped(as_dense(kernel, groups), fitting[0])
-
-
-def _scale_and_shift(y: tf.Tensor, scale: np.ndarray | None, shift: np.ndarray | None) -> tf.Tensor:
-    y = y if scale is None else y * scale
-    return y if shift is None else y + shift
