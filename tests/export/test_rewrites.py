@@ -199,7 +199,7 @@ def test_small_tables_are_transposed() -> None:
 
 
 def test_a_table_that_float32_cannot_number_is_refused() -> None:
-    large = tinydet_tf.config.model_config("L", input_size=2048)
+    large = tinydet_tf.config.model_config("L", input_size=1024)
     assert psroi.table_rows(large).transposed, "single channels are too many, bins are not"
     with pytest.raises(ValueError, match="use a smaller input"):
         psroi.table_rows(tinydet_tf.config.model_config("L", input_size=4096))
