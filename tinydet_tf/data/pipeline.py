@@ -61,7 +61,6 @@ def build_pipeline(
     mosaic: float = 0.0,
     copy_paste: int = 0,
     max_boxes: int | None = None,
-    drop_remainder: bool | None = None,
     num_parallel_calls: int = tf.data.AUTOTUNE,
     cache: bool = False,
     first_epoch: int = 0,
@@ -86,7 +85,6 @@ def build_pipeline(
         copy_paste: how many copies of small objects may be pasted into a training image (small_objects.py).
         max_boxes: G; None: the largest number of boxes of an image. Where an image has more, the first ones in the
             file's order are kept, and a warning says how many boxes that drops.
-        drop_remainder: None: as `training`.
         num_parallel_calls: how many samples are made at a time.
         cache: keep decoded and resized images in memory, S*S*3 bytes each, from their first use on. For small sets;
             what augments an image then works on the resized one, at its resolution.
@@ -105,7 +103,6 @@ def build_pipeline(
             image decodes, or one does not and training is off, tf.errors.InvalidArgumentError, whose message has the
             UserError's line (tf.data has no way to pass an exception on).
     """
-    drop_remainder = training if drop_remainder is None else drop_remainder
     num_images = len(dataset)
     for name, value, least in (
         ("input_size", input_size, 1),
@@ -116,7 +113,7 @@ def build_pipeline(
     ):
         if value < least:
             raise UserError(f"{name} is {value}, expected at least {least}")
-    if drop_remainder and batch_size > num_images:
+    if training and batch_size > num_images:
         raise UserError(
             f"batch_size {batch_size} is larger than the {num_images} images of {dataset.annotation_file}; "
             f"give a batch_size of at most {num_images}"
@@ -143,7 +140,7 @@ def build_pipeline(
         rows = rows.unbatch().apply(tf.data.experimental.assert_cardinality(num_images // batch_size * size))
         batch_size = size
     samples = make_samples(rows, list(stages.values()), num_parallel_calls)
-    return samples.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
+    return samples.batch(batch_size, drop_remainder=training).prefetch(tf.data.AUTOTUNE)
 
 
 def make_stages(
