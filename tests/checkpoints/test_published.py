@@ -19,7 +19,6 @@ from tinydet_tf.checkpoints.published import (
     CLASS_WEIGHT,
     Imported,
     detector_parameters,
-    export_published,
     import_published,
 )
 from tinydet_tf.config import VARIANTS, config_from_dict, model_config
@@ -31,6 +30,7 @@ from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import initialize, load_detector, save_backbone, save_weights
 
 torch = pytest.importorskip("torch", reason="the published checkpoints are PyTorch's, and torch is an optional extra")
+from checkpoints.published_tensors import export_published  # noqa: E402
 from checkpoints.torch_reference import (  # noqa: E402
     SPECS,
     TABLE_10,

@@ -1,4 +1,4 @@
-"""Between the published parameter names (docs/reference.md, "Published checkpoints") and Keras' variables, both ways.
+"""Between the published parameter names (docs/reference.md, "Published checkpoints") and Keras' variables.
 
 Layouts: PyTorch's convolutions are [O, I/g, kh, kw] and its fully connected layers [O, I], with O outputs, I inputs and
 g groups; Keras' are [kh, kw, I/g, O] and [I, O]. A depthwise kernel is [C, 1, kh, kw] there and [kh, kw, C, 1] here.
@@ -55,9 +55,6 @@ class Parameter:
     def to_keras(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
         return array.transpose(self.axes)
 
-    def to_published(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.ascontiguousarray(array.transpose(np.argsort(self.axes)))
-
     def published_shape(self, keras_shape: Iterable[int]) -> tuple[int, ...]:
         keras_shape = tuple(keras_shape)
         return tuple(keras_shape[axis] for axis in np.argsort(self.axes))
@@ -109,17 +106,6 @@ def import_published(path: str | Path, variant: str) -> Imported:
     names, ids = ((), ()) if backbone_only else _classes(detector.num_classes, read_class_names(path))
     config = Config(variant=variant, model=model, class_names=names, category_ids=ids)
     return Imported(detector, config, left_out, backbone_only, len(parameters))
-
-
-def export_published(detector: TinyDet) -> dict[str, NDArray[np.float32]]:
-    """The detector's weights under the published names and in their layout; what `import_published` takes.
-
-    Raises:
-      UserError: an architecture that the published names do not cover.
-    """
-    parameters = detector_parameters(detector.config)
-    variables = _variables(detector, parameters)
-    return {p.name: p.to_published(variables[p.name].numpy()) for p in parameters}
 
 
 def detector_parameters(config: ModelConfig) -> tuple[Parameter, ...]:

@@ -1,4 +1,4 @@
-"""Multiply-accumulates ("FLOPs" in the paper), parameters and activation memory, counted on the built Keras model."""
+"""Multiply-accumulates ("FLOPs" in the paper) and parameters, counted on the built Keras model."""
 
 from __future__ import annotations
 
@@ -118,9 +118,6 @@ def print_tables(name: str, model: ModelConfig, variant: str, cost: Cost, printe
         share = f"{cost.totals[part] / cost.totals['total']:.0%}" if part != "total" else ""
         print(f"  {text:46}{share:>6}{cost.totals[part]:10.2f}{'' if number is None else f'{number:10.0f}'}")
     print(f"\nParameters (trainable): {cost.parameters:,d}")
-    memory = cost.memory
-    print(f"Activation memory, largest live set: {memory.megabytes(4):.1f} MB in float32, "
-          f"{memory.megabytes(1):.1f} MB in int8 (at {memory.at})")  # fmt: skip
     for number, note in enumerate(notes, 1):
         print(f"[{number}] {note}")
 
@@ -163,11 +160,6 @@ def document(name: str, variant: str, cost: Cost, printed: dict[str, float]) -> 
         "rows": [{"part": r.part, "name": r.name, "mmadds": r.mmadds} for r in cost.rows],
         "totals": cost.totals,
         "parameters": cost.parameters,
-        "activation_memory_mb": {
-            "float32": cost.memory.megabytes(4),
-            "int8": cost.memory.megabytes(1),
-            "at": cost.memory.at,
-        },
         "paper": printed,
         "misprints": {row: text for (of, row), text in MISPRINTS.items() if of == variant and row in printed},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import Counter
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
@@ -68,7 +69,7 @@ def main() -> None:
         load_calibration_images,
         write_calibration,
     )
-    from tinydet_tf.export.convert import count_operators, export, write_tflite
+    from tinydet_tf.export.convert import export, write_tflite
     from tinydet_tf.export.kept_ranges import export_int8, kept_ranges
     from tinydet_tf.export.schemes import scheme_named
     from tinydet_tf.weights import load_detector
@@ -95,15 +96,16 @@ def main() -> None:
             samples=samples,
             progress=True,
         )
-    content = exported.content
+    content = exported.model
     write_tflite(content, args.output)
     if exported.calibration is not None:
         write_calibration(exported.calibration, calibration_file(args.output))
         print(f"Calibrated with {exported.calibration.note()}: {calibration_file(args.output)}")
-    operators = count_operators(content)
+    inspection = inspect_model(content)
+    operators = Counter(node.operator for node in inspection.nodes)
     print(f"TinyDet-{config.variant}, {detector.num_classes} classes, {config.model.input_size}x"
           f"{config.model.input_size}, {args.format}: {args.output}, {len(content) / 1e6:.1f} MB")  # fmt: skip
     print(f"{sum(operators.values())} operators, builtin only: "
           + ", ".join(f"{name} {count}" for name, count in operators.most_common()))  # fmt: skip
-    print("\n".join(inspect_model(content).lines()))
+    print("\n".join(inspection.lines()))
     print(f"Next:\n  {command_text('detect')} --model {args.output} --source IMAGE")

@@ -21,9 +21,9 @@ from tinydet_tf.commands import command_text
 from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.export.calibration import CalibrationImages, Observation, load_calibration_images, observe, ranges
-from tinydet_tf.export.convert import Exported, to_flatbuffer, with_metadata
+from tinydet_tf.export.convert import to_flatbuffer, with_metadata
 from tinydet_tf.export.graph import HostGraph, build_graph
-from tinydet_tf.export.quantize import observed_tensors, quantize
+from tinydet_tf.export.quantize import Quantized, observed_tensors, quantize
 from tinydet_tf.export.schemes import FORMATS
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import CALIBRATION, load_detector, weights_file
@@ -102,7 +102,7 @@ def export_int8(
     *,
     postprocess: str = "host",
     picture_size: tuple[int, int] | None = None,
-) -> Exported:
+) -> Quantized:
     """The int8 .tflite of a detector by what `kept_ranges` gave for its run.
 
     Args:
@@ -125,7 +125,7 @@ def export_int8(
         model = to_flatbuffer(graph)
     done = quantize(model, FORMATS["int8"], samples, observations=observations)
     content = with_metadata(done.model, detector, config, "int8", done.calibration, postprocess)
-    return Exported(content, done.calibration)
+    return Quantized(content, done.calibration)
 
 
 def _int8_graph(detector: TinyDet) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -56,8 +57,8 @@ def quantize(
     """
     if scheme.weights == "float32":
         return Quantized(model)
-    graph = _Graph.read(model)
-    covered = [op for op in graph.operators if scheme.covers(op.name)]
+    operators = _operators(model)
+    covered = [op for op in operators if scheme.covers(op.name)]
     if not any(op.code in _WEIGHTED for op in covered):
         parts = ", ".join(scheme.parts)
         raise UserError(f"nothing of the model is in the parts that are to be quantized ({parts}); check their names")
@@ -75,20 +76,19 @@ def quantize(
             files=samples.files,
             ranges=ranges(observations, scheme.method),
         )
-    content = pack(_apply(model, _recipe(scheme, graph.before_first_convolution()), calibration))
+    content = pack(_apply(model, _recipe(scheme, _before_first_convolution(operators)), calibration))
     check(content)
     return Quantized(content, calibration)
 
 
 def observed_tensors(model: bytes) -> tuple[str, ...]:
     """The tensors whose ranges any static scheme may need: every float one that is computed, by name."""
-    graph = _Graph.read(model)
-    return tuple(dict.fromkeys(name for op in graph.operators for name in op.float_tensors))
+    return tuple(dict.fromkeys(name for op in _operators(model) for name in op.float_tensors))
 
 
 def written_tensors(model: bytes) -> tuple[str, ...]:
     """Of each operator of the main graph, in order, the name of the first tensor it writes."""
-    return tuple(op.name for op in _Graph.read(model).operators)
+    return tuple(op.name for op in _operators(model))
 
 
 def check(model: bytes) -> None:
@@ -121,43 +121,33 @@ class _Operator:
     float_tensors: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Graph:
+def _operators(model: bytes) -> tuple[_Operator, ...]:
     """The operators of the main graph, in order."""
+    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
+    graph = parsed.subgraphs[0]
 
-    operators: tuple[_Operator, ...]
+    def name(index: int) -> str:
+        return str(graph.tensors[index].name.decode())
 
-    @classmethod
-    def read(cls, model: bytes) -> _Graph:
-        parsed = schema.ModelT.InitFromPackedBuf(model, 0)
-        graph = parsed.subgraphs[0]
+    def computed(index: int) -> bool:
+        tensor = graph.tensors[index]
+        return index >= 0 and tensor.type == _FLOAT and parsed.buffers[tensor.buffer].data is None
 
-        def name(index: int) -> str:
-            return str(graph.tensors[index].name.decode())
+    def operator(op: Any) -> _Operator:
+        code = parsed.operatorCodes[op.opcodeIndex]
+        return _Operator(
+            max(code.builtinCode, code.deprecatedBuiltinCode),
+            name(op.outputs[0]),
+            tuple(name(i) for i in (*op.inputs, *op.outputs) if computed(i)),
+        )
 
-        def computed(index: int) -> bool:
-            tensor = graph.tensors[index]
-            return index >= 0 and tensor.type == _FLOAT and parsed.buffers[tensor.buffer].data is None
+    return tuple(operator(op) for op in graph.operators)
 
-        def operator(op: Any) -> _Operator:
-            code = parsed.operatorCodes[op.opcodeIndex]
-            return _Operator(
-                max(code.builtinCode, code.deprecatedBuiltinCode),
-                name(op.outputs[0]),
-                tuple(name(i) for i in (*op.inputs, *op.outputs) if computed(i)),
-            )
 
-        return cls(tuple(operator(op) for op in graph.operators))
-
-    def before_first_convolution(self) -> tuple[str, ...]:
-        """The operators that normalize the image: what they write. One int8 scale of a pixel's 0-255 and the
-        three channels' means and deviations would add an error that nothing asks for."""
-        names = []
-        for op in self.operators:
-            if op.code in _CONVOLUTIONS:
-                break
-            names.append(op.name)
-        return tuple(names)
+def _before_first_convolution(operators: tuple[_Operator, ...]) -> tuple[str, ...]:
+    """The operators that normalize the image: what they write. One int8 scale of a pixel's 0-255 and the three
+    channels' means and deviations would add an error that nothing asks for."""
+    return tuple(op.name for op in itertools.takewhile(lambda op: op.code not in _CONVOLUTIONS, operators))
 
 
 def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:

@@ -204,8 +204,7 @@ def _weighted(layer: Any, norm: Any, x: tf.Tensor, *, rounded: bool) -> tf.Tenso
     if depthwise:
         y = tf.nn.depthwise_conv2d(x, kernel, [1, *layer.strides, 1], layer.padding.upper())
     elif isinstance(layer, GroupedConv2D):
-        native = has_grouped_gradient(x.dtype.name) if layer.native is None else layer.native
-        y = grouped_pointwise(x, kernel, groups=layer.groups, native=native)
+        y = grouped_pointwise(x, kernel, groups=layer.groups, native=has_grouped_gradient(x.dtype.name))
     elif isinstance(layer, keras.layers.Dense):
         y = tf.matmul(x, kernel)
     else:
