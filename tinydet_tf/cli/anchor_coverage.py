@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinydet_lite.cli import printable
 from tinydet_lite.errors import UserError
-from tinydet_lite.files import atomic_write, check_target
 from tinydet_tf.analysis.anchor_sets import MODELS, AnchorSet, anchor_set, tinydet
 from tinydet_tf.analysis.paper import TABLE2
+from tinydet_tf.cli.options import add_set, check_least, check_outputs, log_to_terminal, write_json
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import VARIANTS, Config, load_config
 
@@ -39,10 +36,7 @@ def parse() -> argparse.Namespace:
     detectors.add_argument("--models", nargs="+", metavar="NAME", help=f"any of {' '.join(MODELS)} (default: all)")
     detectors.add_argument("--variant", help=f"a TinyDet of yours: one of {', '.join(VARIANTS)}")
     detectors.add_argument("--config", type=Path, metavar="F", help="or that of a YAML file, see configs/")
-    detectors.add_argument(
-        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
-        help="override one of its keys, for example model.anchor_scale=4 (may be repeated)",
-    )  # fmt: skip
+    add_set(detectors, "model.anchor_scale=4")
     parser.add_argument(
         "--border", choices=("inside", "any"), default="inside",
         help="anchors that leave the image are not used, as in training (inside), or are (any) (default: %(default)s)",
@@ -54,7 +48,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    log_to_terminal()
     check(args)
     config = load_config(args.config, variant=args.variant, assignments=args.assignments)
     yours = args.config is not None or args.variant is not None or bool(args.assignments)
@@ -83,18 +77,14 @@ def main() -> None:
             for a, result in results
         ]
         content["paper_table2"] = {name: dict(zip(_SIZES, row, strict=True)) for name, row in TABLE2.items()}
-    if args.json is not None:
-        atomic_write(args.json, (json.dumps(content, indent=2) + "\n").encode())
-        print(f"Written: {printable(str(args.json))}")
+    write_json(args.json, content)
 
 
 def check(args: argparse.Namespace) -> None:
     if args.annotations is not None and args.data is not None:
         raise UserError("--annotations and --data both name objects; give one of them")
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit is {args.limit}; give at least 1")
-    if args.json is not None:
-        check_target(args.json)
+    check_least(args, limit=1)
+    check_outputs(args.json)
 
 
 def load(args: argparse.Namespace, config: Config) -> list[ImageBoxes]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinydet_lite.errors import UserError
+from tinydet_tf.cli.options import add_set
 from tinydet_tf.config import VARIANTS, ModelConfig, load_config
 from tinydet_tf.model.backbones import BACKBONES
 
@@ -29,10 +30,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--num-classes", type=int, default=80, metavar="N", help="(default: 80, as in the paper)")
     parser.add_argument("--json", action="store_true", help="print json instead of tables")
-    parser.add_argument(
-        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
-        help="override a config key, for example model.input_size=256 (may be repeated)",
-    )  # fmt: skip
+    add_set(parser, "model.input_size=256")
     return parser.parse_args()
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import POSTPROCESS
+from tinydet_tf.cli.options import add_model, check_least, check_model
 from tinydet_tf.commands import command_text
-from tinydet_tf.config import VARIANTS
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS")
-    parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
+    add_model(parser)
     parser.add_argument("--format", choices=("float32", "float16", "dynamic", "int8", "int16"), default="float32")
     parser.add_argument(
         "--postprocess",
@@ -51,10 +50,8 @@ def size(text: str) -> tuple[int, int]:
 
 def main() -> None:
     args = parse()
-    if args.variant is not None and args.variant not in VARIANTS:
-        raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
-    if args.calibration_images is not None and args.calibration_images < 1:
-        raise UserError(f"--calibration-images is {args.calibration_images}; give at least 1")
+    check_model(args)
+    check_least(args, calibration_images=1)
     if args.picture_size is not None and args.postprocess != "tasks":
         raise UserError("--picture-size is for --postprocess tasks: the host sees how large the picture is")
     if not args.output.parent.is_dir():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinydet_lite.errors import UserError
-from tinydet_lite.files import atomic_write, check_target
+from tinydet_tf.cli.options import add_set, check_least, check_outputs, check_variant, write_json
 from tinydet_tf.config import VARIANTS, Config, load_config
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)} (default: S)")
     parser.add_argument("--config", type=Path, metavar="F", help="a YAML whose model section is measured")
-    parser.add_argument("--set", action="append", default=[], metavar="K=V", help="for example model.anchor_scale=4")
+    add_set(parser, "model.anchor_scale=4")
     parser.add_argument("--draws", type=int, default=DRAWS, metavar="N", help=f"pairs of weights (default {DRAWS})")
     parser.add_argument("--seed", type=int, default=0)
     size = "measure on N x N pixels (default: 768, where next to nothing is cut off)"
@@ -40,21 +39,15 @@ def parse() -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Raises a UserError for what can be refused before TensorFlow is loaded."""
-    if args.variant is not None and args.variant not in VARIANTS:
-        raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
-    if args.draws < 1:
-        raise UserError(f"--draws is {args.draws}; give at least 1")
-    if args.seed < 0:
-        raise UserError(f"--seed is {args.seed}; give 0 or more")
+    check_variant(args.variant)
+    check_least(args, draws=1, seed=0)
     if args.input_size is not None and (args.input_size % 64 or not 64 <= args.input_size <= MAX_SIZE):
         # 64 is the coarsest stride of every backbone.
         raise UserError(f"--input-size is {args.input_size}; give a multiple of 64 up to {MAX_SIZE}")
     if args.figure is not None and args.figure.suffix != ".png":
         raise UserError(f"--figure {args.figure}: only PNG is written; end the name in .png")
-    for target in (args.figure, args.json):
-        if target is not None:
-            check_target(target)
-    if any(assignment.startswith(("model.align=", "model.align_stem=")) for assignment in args.set):
+    check_outputs(args.figure, args.json)
+    if any(assignment.startswith(("model.align=", "model.align_stem=")) for assignment in args.assignments):
         raise UserError("--set model.align: the alignments are what is compared; leave it out")
 
 
@@ -81,7 +74,7 @@ def measure(args: argparse.Namespace, config: Config, size: int) -> Rows:
 def main() -> None:
     args = parse()
     check(args)
-    config = load_config(args.config, variant=args.variant, assignments=args.set)
+    config = load_config(args.config, variant=args.variant, assignments=args.assignments)
     print(f"TinyDet-{config.variant}, random weights. Offsets: ERF centroid - anchor centre, in pixels")
 
     from tinydet_tf.analysis import receptive_field as rf
@@ -99,14 +92,11 @@ def main() -> None:
             f"(x, y), {config.model.input_size} x {config.model.input_size} pixels around the anchor centre",
         )
         print(f"Written: {args.figure}")
-    if args.json is not None:
-        content = {
-            "variant": config.variant,
-            "input_size": size,
-            "draws": args.draws,
-            "seed": args.seed,
-            "settings": [{"name": name, "levels": rf.as_json(fields)} for name, fields in rows],
-        }
-        # strict JSON has no NaN
-        atomic_write(args.json, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
-        print(f"Written: {args.json}")
+    content = {
+        "variant": config.variant,
+        "input_size": size,
+        "draws": args.draws,
+        "seed": args.seed,
+        "settings": [{"name": name, "levels": rf.as_json(fields)} for name, fields in rows],
+    }
+    write_json(args.json, content)

@@ -96,29 +96,26 @@ class CocoValidation(keras.callbacks.Callback):
         logs.update({f"val_{name}": value for name, value in evaluation.metrics.items()})
 
 
-class IfMeasured(keras.callbacks.Callback):
-    """Passes an epoch's end on only where the metric was measured: Keras' callbacks complain where it was not."""
+class KeepBest(keras.callbacks.ModelCheckpoint):
+    """Writes the weights of the best val_AP so far, and says nothing of epochs that are not validated."""
 
-    def __init__(self, callback: Any, metric: str) -> None:
-        super().__init__()
-        self._callback, self._metric = callback, metric
-
-    def set_model(self, model: Any) -> None:
-        super().set_model(model)
-        self._callback.set_model(model)
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._callback.on_train_begin(logs)
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._callback.on_epoch_begin(epoch, logs)
+    def __init__(self, path: Path, best: float | None) -> None:
+        """
+        Args:
+          best: the val_AP to beat; None: of a new run.
+        """
+        super().__init__(
+            str(path),
+            monitor="val_AP",
+            mode="max",
+            save_best_only=True,
+            save_weights_only=True,
+            initial_value_threshold=best,
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is not None and self._metric in logs:
-            self._callback.on_epoch_end(epoch, logs)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._callback.on_train_end(logs)
+        if logs is not None and self.monitor in logs:
+            super().on_epoch_end(epoch, logs)
 
 
 class StopEarly(keras.callbacks.Callback):
