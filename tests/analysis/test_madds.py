@@ -114,7 +114,7 @@ def test_command(command: Command) -> None:
 
     out = count_madds("--variant", "S")
     assert "495.04       495" in out and "11.07     11.01 [1]" in out and "[1] table 13 prints 11.01" in out
-    assert "2,573,037" in out and "13.0 MB in float32, 3.3 MB in int8" in out
+    assert "2,573,037" in out
 
     document = json.loads(count_madds("--variant", "S", "--json"))
     assert [row["part"] for row in document["rows"]].count("backbone") == 17
