@@ -56,12 +56,12 @@ def test_geometry_adds_up_to_the_papers_numbers() -> None:
     assert rf.alignments(model_config("M")) == (rf.WITHOUT, rf.PUBLISHED, rf.EVERYWHERE)
 
 
-def test_centroid_and_radii_of_a_planted_disc() -> None:
+def test_centroid_and_radius_of_a_planted_disc() -> None:
     y, x = np.mgrid[:200, :200] - 99.5
     disc = ((x - 12) ** 2 + (y + 30) ** 2 <= 40**2).astype(float)
     assert rf.centroid(disc) == pytest.approx((12, -30), abs=0.02)
     # Measured 0.01 off.
-    assert rf.radii(disc) == pytest.approx((40 / 2**0.5, 40 / 2**0.5), abs=0.3)
+    assert rf.rms_radius(disc) == pytest.approx(40 / 2**0.5, abs=0.3)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ from tinydet_tf.model.detector import TinyDet
 
 def export_published(detector: TinyDet) -> dict[str, NDArray[np.float32]]:
     """What `import_published` takes."""
-    parts = (detector.pyramid, detector.rpn_head, detector.rcnn_head)
-    layers = {layer.name: layer for part in parts for layer in part.layers if layer.weights}
+    layers = detector.named_layers()
     return {
         p.name: np.ascontiguousarray(getattr(layers[p.layer], p.weight).numpy().transpose(np.argsort(p.axes)))
         for p in detector_parameters(detector.config)

@@ -17,7 +17,9 @@ from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import Config, load_config
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.export.kept_ranges import export_int8, kept_ranges
+from tinydet_tf.export.convert import export
+from tinydet_tf.export.kept_ranges import kept_ranges
+from tinydet_tf.export.schemes import FORMATS
 from tinydet_tf.layers.grouped_conv import GroupedConv2D
 from tinydet_tf.model.detector import TinyDet, build_detector
 from tinydet_tf.training.qat.fake_quantization import FakeQuantized, Ranges, round_weights
@@ -305,7 +307,7 @@ def test_kept_ranges_are_of_the_weights_beside_them(run: Path, weights: Path, tm
     with pytest.raises(UserError, match="is damaged"):
         kept_ranges(other)
     with pytest.raises(UserError, match="another version"):
-        export_int8(*load_detector(run), (samples, {}))
+        export(*load_detector(run), FORMATS["int8"], samples=samples, observations={})
 
 
 @pytest.mark.slow

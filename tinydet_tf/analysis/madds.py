@@ -8,7 +8,6 @@ except in the R-CNN head, which is counted without; the two 1x1 convs of squeeze
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,6 @@ from tinydet_tf.layers.grouped_conv import GroupedConv2D
 from tinydet_tf.model.detector import TinyDet
 
 PARTS = ("backbone", "fpn", "rpn", "rcnn")
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -50,31 +48,22 @@ class Cost:
         return {**parts, "total": sum(parts.values())}
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A layer at work, and the shape that it makes, without the batch."""
-
-    layer: Any
-    output_shape: Shape
-
-
 def measure(detector: TinyDet) -> Cost:
     """Counts what one image costs."""
     config = detector.config
-
     counts: dict[tuple[str, str], int] = {}
 
     def add(part: str, name: str, madds: int) -> None:
         counts[part, name] = counts.get((part, name), 0) + madds
 
-    for call in _calls(detector.pyramid, (config.input_size, config.input_size, 3)):
-        row = call.layer.name.split("_")[0]
-        add("fpn" if row.startswith(("lateral", "fpn", "merge", "upsample")) else "backbone", row, _madds(call))
-    for size in config.level_sizes:
-        for call in _calls(detector.rpn_head, (size, size, config.channels)):
-            add("rpn", "_".join(call.layer.name.split("_")[:2]), _madds(call))
-    for call in _calls(detector.rcnn_head, (config.channels,)):  # of one RoI
-        add("rcnn", "rcnn", config.proposals_test * _madds(call, bias=False))
+    for layer in detector.pyramid.layers:
+        row = layer.name.split("_")[0]
+        part = "fpn" if row.startswith(("lateral", "fpn", "merge", "upsample")) else "backbone"
+        add(part, row, _madds(layer, math.prod(layer.output.shape[1:-1])))
+    for layer in detector.rpn_head.layers:  # on every level, whose sides its layers keep
+        add("rpn", "_".join(layer.name.split("_")[:2]), _madds(layer, sum(size**2 for size in config.level_sizes)))
+    for layer in detector.rcnn_head.layers:
+        add("rcnn", "rcnn", _madds(layer, config.proposals_test, bias=False))
     rows = tuple(Row(part, name, madds / 1e6) for (part, name), madds in counts.items() if madds)
     rows = tuple(sorted(rows, key=_place))
     parameters = sum(math.prod(variable.shape) for variable in detector.trainable_variables)
@@ -86,29 +75,11 @@ def _place(row: Row) -> tuple[int, bool, str]:
     return PARTS.index(row.part), row.name.startswith("fpn"), row.name if row.part == "fpn" else ""
 
 
-def _calls(model: Any, shape: Shape) -> Iterator[_Call]:
-    """The layers of a functional model of one input as they run; shape: of the input, without the batch."""
-    shapes: dict[str, Shape] = {model.input_names[0]: shape}
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.InputLayer):
-            continue
-        sources = layer.inbound_nodes[0].inbound_layers
-        given = [(None, *shapes[s.name]) for s in (sources if isinstance(sources, list) else [sources])]
-        shapes[layer.name] = tuple(layer.compute_output_shape(given if len(given) > 1 else given[0]))[1:]
-        yield _Call(layer, shapes[layer.name])
-
-
-def _madds(call: _Call, *, bias: bool = True) -> int:
-    """Multiply-accumulates of one run: the layer uses each of its weights once for each output position."""
-    layer = call.layer
-    if isinstance(layer, keras.layers.DepthwiseConv2D):  # tested before Conv2D, which is its base class
-        positions, kernel = math.prod(call.output_shape[:-1]), layer.depthwise_kernel
-    elif isinstance(layer, keras.layers.Conv2D | GroupedConv2D):
-        positions, kernel = math.prod(call.output_shape[:-1]), layer.kernel
-    elif isinstance(layer, keras.layers.Dense):
-        positions, kernel = 1, layer.kernel
-    else:
+def _madds(layer: Any, positions: int, *, bias: bool = True) -> int:
+    """Multiply-accumulates of a layer, which uses each of its weights once for each output position."""
+    if not isinstance(layer, keras.layers.Conv2D | GroupedConv2D | keras.layers.Dense):
         return 0
+    kernel = layer.depthwise_kernel if isinstance(layer, keras.layers.DepthwiseConv2D) else layer.kernel
     weights = math.prod(kernel.shape)
     if bias and layer.bias is not None:
         weights += math.prod(layer.bias.shape)

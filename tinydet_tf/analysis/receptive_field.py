@@ -109,7 +109,6 @@ class LevelField:
       offset: (x, y) of the ERF's centroid less the anchor centre, in pixels, mean over the draws.
       standard_error: of the two, over the draws; nan for a single draw.
       rms_radius: root of the mean squared distance from the centroid, in pixels.
-      half_radius: of the disc around the centroid that holds half of the energy, in pixels.
       energy: float64 [N, N], sum at most 1; its middle ((N - 1) / 2 on both axes) is the anchor centre.
     """
 
@@ -119,7 +118,6 @@ class LevelField:
     offset: tuple[float, float]
     standard_error: tuple[float, float]
     rms_radius: float
-    half_radius: float
     energy: FloatArray
 
     @property
@@ -137,15 +135,12 @@ def centroid(energy: FloatArray) -> tuple[float, float]:
     return x, y
 
 
-def radii(energy: FloatArray) -> tuple[float, float]:
-    """(rms radius, radius of the disc with half of the energy) of [N, N] about its centroid, in pixels."""
+def rms_radius(energy: FloatArray) -> float:
+    """Root of the mean squared distance from the centroid of [N, N], in pixels."""
     x, y = centroid(energy)
     position = np.arange(energy.shape[0]) - 0.5 * (energy.shape[0] - 1)
     squared = (position - x) ** 2 + ((position - y) ** 2)[:, None]
-    order = np.argsort(squared, axis=None)
-    held = np.cumsum(energy.ravel()[order])
-    half = squared.ravel()[order][np.searchsorted(held, 0.5 * held[-1])]
-    return math.sqrt(float((energy * squared).sum() / energy.sum())), math.sqrt(float(half))
+    return math.sqrt(float((energy * squared).sum() / energy.sum()))
 
 
 def random_pyramid(config: ModelConfig, alignment: Alignment) -> keras.Model:
@@ -295,15 +290,13 @@ class _Mean:
         error = found.std(0, ddof=1) / math.sqrt(count) if count > 1 else np.full(2, np.nan)
         mean = found.mean(0)
         energy = self._sum / count
-        rms, half = radii(energy)
         return LevelField(
             stride=stride,
             cells=cells,
             theory=theory,
             offset=(float(mean[0]), float(mean[1])),
             standard_error=(float(error[0]), float(error[1])),
-            rms_radius=rms,
-            half_radius=half,
+            rms_radius=rms_radius(energy),
             energy=energy,
         )
 
@@ -343,14 +336,14 @@ def table(fields: Sequence[LevelField]) -> str:
     """The levels as lines of text, offsets in pixels."""
     lines = [
         f"{'stride':>6} {'cells':>9} {'anchor centres':>15} {'theory':>7} {'offset x':>17} {'offset y':>17}"
-        f" {'rms radius':>11} {'half radius':>12}"
+        f" {'rms radius':>11}"
     ]
     for field in fields:
         x, y = (f"{value:+.2f} +- {error:.2f}" for value, error in zip(field.offset, field.standard_error, strict=True))
         cells, centres = ",".join(map(str, field.cells)), ",".join(f"{c:g}" for c in field.anchor_centres)
         lines.append(
             f"{field.stride:>6} {cells:>9} {centres:>15} {field.theory:>+7.1f} {x:>17} {y:>17}"
-            f" {field.rms_radius:>11.1f} {field.half_radius:>12.1f}"
+            f" {field.rms_radius:>11.1f}"
         )
     return "\n".join(lines)
 
@@ -366,7 +359,6 @@ def as_json(fields: Sequence[LevelField]) -> list[dict[str, Any]]:
             "offset": list(field.offset),
             "standard_error": [None if math.isnan(error) else error for error in field.standard_error],
             "rms_radius": field.rms_radius,
-            "half_radius": field.half_radius,
         }
         for field in fields
     ]

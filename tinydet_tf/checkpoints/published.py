@@ -180,12 +180,7 @@ def _batch_norm(name: str, layer: str) -> list[Parameter]:
 
 def _variables(detector: TinyDet, parameters: Iterable[Parameter]) -> dict[str, Any]:
     """The variable of each parameter, by published name. Two parameters with one variable are a bug of this module."""
-    layers = {
-        layer.name: layer
-        for part in (detector.pyramid, detector.rpn_head, detector.rcnn_head)
-        for layer in part.layers
-        if layer.weights
-    }
+    layers = detector.named_layers()
     variables = {p.name: getattr(layers[p.layer], p.weight) for p in parameters}
     if len({id(v) for v in variables.values()}) != len(variables):
         raise RuntimeError("two published names mean one variable")

@@ -67,32 +67,30 @@ def main() -> None:
         write_calibration,
     )
     from tinydet_tf.export.convert import export, write_tflite
-    from tinydet_tf.export.kept_ranges import export_int8, kept_ranges
+    from tinydet_tf.export.kept_ranges import kept_ranges
     from tinydet_tf.export.schemes import scheme_named
     from tinydet_tf.weights import load_detector
 
     detector, config = load_detector(args.model, variant=args.variant)
-    scheme, samples, kept = scheme_named(args.format), None, None
+    scheme, samples, observations = scheme_named(args.format), None, None
     if args.format == "int8" and args.data is None and args.calibration_images is None:
-        kept = kept_ranges(args.model)  # of a quantization-aware run
-    if scheme.integer and kept is None:
+        samples, observations = kept_ranges(args.model) or (None, None)  # of a quantization-aware run
+    if scheme.integer and samples is None:
         dataset = load_split(calibration_data(config, args.data), args.split)
         count = args.calibration_images or DEFAULT_IMAGES
         samples = load_calibration_images(dataset, config.model.input_size, count=count, seed=args.seed)
     elif args.data is not None or args.calibration_images is not None:
         raise UserError(f"--data and --calibration-images are for --format int8 and int16, not {args.format}")
-    if kept is not None:
-        exported = export_int8(detector, config, kept, postprocess=args.postprocess, picture_size=args.picture_size)
-    else:
-        exported = export(
-            detector,
-            config,
-            scheme,
-            postprocess=args.postprocess,
-            picture_size=args.picture_size,
-            samples=samples,
-            progress=True,
-        )
+    exported = export(
+        detector,
+        config,
+        scheme,
+        postprocess=args.postprocess,
+        picture_size=args.picture_size,
+        samples=samples,
+        observations=observations,
+        progress=True,
+    )
     content = exported.model
     write_tflite(content, args.output)
     if exported.calibration is not None:

@@ -182,7 +182,8 @@ class Bench:
             for file, content in ((path, quantized), (reference, self.float_model(integer=False))):
                 atomic_write(file, with_metadata(content, self.detector, self.config, row.scheme.name))
             metrics = self.measure(path)
-            times = benchmark([path, reference], num_threads=(1,), runs=_RUNS, warmup=3, image=self.image)
+            models = [path, reference]
+            times = benchmark(models, (1,), runs=_RUNS, warmup=3, image=self.image, times_only=True).results
             size = path.stat().st_size
         partitions = inspect_model(quantized).partitions
         return {

@@ -15,7 +15,7 @@ from tinydet_lite.files import atomic_write
 from tinydet_lite.metadata import ModelInfo, append_metadata
 from tinydet_tf.config import Config
 from tinydet_tf.data.splits import set_name
-from tinydet_tf.export.calibration import Calibration, CalibrationImages
+from tinydet_tf.export.calibration import Calibration, CalibrationImages, Observation
 from tinydet_tf.export.graph import HostGraph, build_graph
 from tinydet_tf.export.quantize import Quantized, quantize
 from tinydet_tf.export.schemes import Scheme, scheme_named
@@ -36,6 +36,7 @@ def export(
     postprocess: str = "host",
     picture_size: tuple[int, int] | None = None,
     samples: CalibrationImages | None = None,
+    observations: dict[str, Observation] | None = None,
     progress: bool = False,
 ) -> Quantized:
     """The whole .tflite of a detector, with labels and everything else that tinydet_lite needs inside.
@@ -44,6 +45,7 @@ def export(
       postprocess: a key of `graph.GRAPHS`.
       picture_size: (W, H), see `graph.TasksGraph`.
       samples: calibration images, for int8 and int16.
+      observations: as `quantize`.
       progress: show a bar on a terminal while calibrating.
 
     Raises:
@@ -51,7 +53,7 @@ def export(
         missing or do not fit.
     """
     graph = build_graph(detector, postprocess, integer=scheme.integer, picture_size=picture_size)
-    quantized = quantize(to_flatbuffer(graph), scheme, samples, progress=progress)
+    quantized = quantize(to_flatbuffer(graph), scheme, samples, observations=observations, progress=progress)
     content = with_metadata(quantized.model, detector, config, scheme.name, quantized.calibration, postprocess)
     return Quantized(content, quantized.calibration)
 

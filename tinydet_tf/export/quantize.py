@@ -48,12 +48,13 @@ def quantize(
       scheme: which parts and how.
       samples: calibration images, for schemes that need them.
       observations: what `observe` gave for these samples, if it is there already: of all of `observed_tensors` that
-        the scheme may quantize. Those of the host's graph do for the tasks', whose own part stays float.
+        the scheme may quantize. Those of the host's graph do for the tasks', whose own part stays float. They may be
+        what a quantization-aware run has kept (kept_ranges.py).
       progress: show a bar on a terminal while calibrating.
 
     Raises:
-      UserError: ai-edge-quantizer is missing, calibration images are missing or do not fit, or the scheme's parts name
-        nothing in the model.
+      UserError: ai-edge-quantizer is missing, calibration images or observations are missing or do not fit, or the
+        scheme's parts name nothing in the model.
     """
     if scheme.weights == "float32":
         return Quantized(model)
@@ -68,6 +69,11 @@ def quantize(
             raise UserError(f"{scheme.name} needs calibration images; give some")
         if observations is None:
             observations = observe(model, samples, observed_tensors(model), progress=progress)
+        if missing := {name for op in covered for name in op.float_tensors} - set(observations):
+            raise UserError(
+                f"the ranges that were kept know nothing of {len(missing)} tensors of this graph, for example "
+                f"{min(missing)!r}: another version kept them; remove their file to calibrate with images instead"
+            )
         calibration = Calibration(
             method=scheme.method,
             source=samples.source,

@@ -43,10 +43,10 @@ class Ranges(keras.layers.Layer):
       UserError: TFMOT is not installed.
     """
 
-    def __init__(self, names: Sequence[str], *, bits: int = BITS) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         super().__init__(name="ranges")
         self._quantizer = load_tfmot().quantization.keras.quantizers.MovingAverageQuantizer(
-            num_bits=bits, per_axis=False, symmetric=False, narrow_range=False
+            num_bits=BITS, per_axis=False, symmetric=False, narrow_range=False
         )
         self._ranges = {name: self._quantizer.build(None, name.replace("/", "_"), self) for name in names}
         self.observing = False
