@@ -52,9 +52,6 @@ class Parameter:
     weight: str  # the layer's attribute
     axes: tuple[int, ...]  # for each axis of the variable, the published axis
 
-    def to_keras(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        return array.transpose(self.axes)
-
     def published_shape(self, keras_shape: Iterable[int]) -> tuple[int, ...]:
         keras_shape = tuple(keras_shape)
         return tuple(keras_shape[axis] for axis in np.argsort(self.axes))
@@ -101,7 +98,7 @@ def import_published(path: str | Path, variant: str) -> Imported:
     if problem is not None:
         raise UserError(_explain(path, tensors, variant, problem))
     for parameter in parameters:
-        variables[parameter.name].assign(parameter.to_keras(taken[parameter.name]))
+        variables[parameter.name].assign(taken[parameter.name].transpose(parameter.axes))
     backbone_only = _is_backbone(tensors)
     names, ids = ((), ()) if backbone_only else _classes(detector.num_classes, read_class_names(path))
     config = Config(variant=variant, model=model, class_names=names, category_ids=ids)

@@ -10,14 +10,13 @@ import dataclasses
 import io
 import itertools
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, Range, observe, ranges
+from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, observe, ranges
 from tinydet_tf.export.packing import pack
 from tinydet_tf.export.schemes import Scheme, scope_pattern
 
@@ -186,22 +185,16 @@ def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:
 
 def _apply(model: bytes, recipe: Any, calibration: Calibration | None) -> bytes:
     quantizer = _library().quantizer.Quantizer(bytearray(model), recipe)
-    statistics = None if calibration is None else {name: _as_qsv(r) for name, r in calibration.ranges.items()}
-    with _quietly():
+    statistics = None
+    if calibration is not None:
+        statistics = {
+            name: {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
+            for name, (low, high) in calibration.ranges.items()
+        }
+    # It draws a progress bar of its transformations that nothing switches off.
+    with contextlib.redirect_stderr(io.StringIO()):
         done = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     return bytes(done.quantized_model)
-
-
-def _as_qsv(limits: Range) -> dict[str, np.ndarray]:
-    low, high = limits
-    return {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """ai-edge-quantizer draws a progress bar of its transformations that nothing switches off."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def _library() -> Any:

@@ -175,16 +175,16 @@ class History(keras.callbacks.Callback):
         return {"last": self.entries[-1] if self.entries else {}, "best": self.best}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        values = {name: _finite(float(value)) for name, value in (logs or {}).items()}
-        values["learning_rate"] = float(self.model.optimizer.learning_rate.numpy())
-        entry = {"epoch": epoch + 1, **values}
+        rate = self.model.optimizer.learning_rate.numpy()
+        values = {name: float(value) for name, value in {**(logs or {}), "learning_rate": rate}.items()}
+        # json has no NaN
+        entry: dict[str, Any] = {
+            "epoch": epoch + 1,
+            **{name: v if math.isfinite(v) else None for name, v in values.items()},
+        }
         self.entries.append(entry)
         if "val_AP" in entry and (not self.best or entry["val_AP"] > self.best["val_AP"]):
             self.best = entry
         if self._write:
             content = {"history": self.entries, "best": self.best}
             atomic_write(self._path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # json has no NaN
