@@ -170,8 +170,9 @@ def faster_rcnn_fpn() -> AnchorSet:
     return AnchorSet("Faster R-CNN w/ FPN", strides, bases, AspectInput(800, 1333), 0.7, 0.3)
 
 
+_OTHERS = {each.__name__: each for each in (faster_rcnn, faster_rcnn_fpn, thundernet_32_512, thundernet)}
 #: The names that --models takes.
-MODELS = ("faster_rcnn", "faster_rcnn_fpn", "thundernet_32_512", "thundernet", "s", "m", "l")
+MODELS = (*_OTHERS, *map(str.lower, VARIANTS))
 
 
 def anchor_set(model: str) -> AnchorSet:
@@ -180,16 +181,10 @@ def anchor_set(model: str) -> AnchorSet:
     Raises:
       UserError: another name.
     """
-    others = {
-        "faster_rcnn": faster_rcnn,
-        "faster_rcnn_fpn": faster_rcnn_fpn,
-        "thundernet_32_512": thundernet_32_512,
-        "thundernet": thundernet,
-    }
     if model not in MODELS:
         raise UserError(f"model {model!r} is unknown; choose from {', '.join(MODELS)}")
-    if model in others:
-        return others[model]()
+    if model in _OTHERS:
+        return _OTHERS[model]()
     return tinydet(f"TinyDet-{model.upper()}", VARIANTS[model.upper()])
 
 
