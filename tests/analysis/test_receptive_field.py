@@ -116,7 +116,6 @@ def test_a_larger_image_uses_the_same_weights_uncut() -> None:
     small = rf.measure_random(stack(rf.WITHOUT, size=32), STRIDES, rf.WITHOUT, draws=2)
     large = rf.measure_random(stack(rf.WITHOUT, size=32), STRIDES, rf.WITHOUT, draws=2, size=128)
     assert small[0].energy.shape == (32, 32) and large[0].energy.shape == (128, 128)
-    assert large[-1].cells == (3, 4) and large[-1].anchor_centres == (55.5, 71.5)
     # The cut hides a part of the shift: what the larger image is for. Measured -3.6 and -7.5.
     assert small[-1].offset[0] > large[-1].offset[0] + 0.5
     assert large[-1].offset[0] == pytest.approx(-7.5, abs=0.05)

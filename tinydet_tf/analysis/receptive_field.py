@@ -104,7 +104,6 @@ class LevelField:
 
     Attributes:
       stride: in pixels.
-      cells: the rows (= columns) of the measured cells.
       theory: offset by the geometry, of this level alone, in pixels.
       offset: (x, y) of the ERF's centroid less the anchor centre, in pixels, mean over the draws.
       standard_error: of the two, over the draws; nan for a single draw.
@@ -113,17 +112,11 @@ class LevelField:
     """
 
     stride: int
-    cells: tuple[int, ...]
     theory: float
     offset: tuple[float, float]
     standard_error: tuple[float, float]
     rms_radius: float
     energy: FloatArray
-
-    @property
-    def anchor_centres(self) -> tuple[float, ...]:
-        """Centres of the measured cells' anchors in pixels of the measured image, the same on both axes."""
-        return tuple(self.stride * cell + 0.5 * (self.stride - 1) for cell in self.cells)
 
 
 def centroid(energy: FloatArray) -> tuple[float, float]:
@@ -193,10 +186,7 @@ def measure_random(
             turned = np.roll(image[::-1, ::-1], (shift, shift), (0, 1))
             results[level].add(maps[level], probe.gradient(turned, level, -1, cotangents[level]))
         _LOG.info("%s: draw %d of %d", alignment.name, draw + 1, draws)
-    return [
-        result.field(stride, probe.cells(level), alignment.offset(stride))
-        for level, (stride, result) in enumerate(zip(strides, results, strict=True))
-    ]
+    return [result.field(stride, alignment.offset(stride)) for stride, result in zip(strides, results, strict=True)]
 
 
 def alignments(config: ModelConfig) -> tuple[Alignment, ...]:
@@ -284,7 +274,7 @@ class _Mean:
         self._sum += energy
         self._centroids.append(centroid(energy))
 
-    def field(self, stride: int, cells: tuple[int, ...], theory: float) -> LevelField:
+    def field(self, stride: int, theory: float) -> LevelField:
         found = np.asarray(self._centroids)  # [draws, 2]
         count = len(found)
         error = found.std(0, ddof=1) / math.sqrt(count) if count > 1 else np.full(2, np.nan)
@@ -292,7 +282,6 @@ class _Mean:
         energy = self._sum / count
         return LevelField(
             stride=stride,
-            cells=cells,
             theory=theory,
             offset=(float(mean[0]), float(mean[1])),
             standard_error=(float(error[0]), float(error[1])),
@@ -334,17 +323,10 @@ def _moved(energy: FloatArray, shift: int) -> FloatArray:
 
 def table(fields: Sequence[LevelField]) -> str:
     """The levels as lines of text, offsets in pixels."""
-    lines = [
-        f"{'stride':>6} {'cells':>9} {'anchor centres':>15} {'theory':>7} {'offset x':>17} {'offset y':>17}"
-        f" {'rms radius':>11}"
-    ]
+    lines = [f"{'stride':>6} {'theory':>7} {'offset x':>17} {'offset y':>17} {'rms radius':>11}"]
     for field in fields:
         x, y = (f"{value:+.2f} +- {error:.2f}" for value, error in zip(field.offset, field.standard_error, strict=True))
-        cells, centres = ",".join(map(str, field.cells)), ",".join(f"{c:g}" for c in field.anchor_centres)
-        lines.append(
-            f"{field.stride:>6} {cells:>9} {centres:>15} {field.theory:>+7.1f} {x:>17} {y:>17}"
-            f" {field.rms_radius:>11.1f}"
-        )
+        lines.append(f"{field.stride:>6} {field.theory:>+7.1f} {x:>17} {y:>17} {field.rms_radius:>11.1f}")
     return "\n".join(lines)
 
 
@@ -353,8 +335,6 @@ def as_json(fields: Sequence[LevelField]) -> list[dict[str, Any]]:
     return [
         {
             "stride": field.stride,
-            "cells": list(field.cells),
-            "anchor_centres": list(field.anchor_centres),
             "theory": field.theory,
             "offset": list(field.offset),
             "standard_error": [None if math.isnan(error) else error for error in field.standard_error],

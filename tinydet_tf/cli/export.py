@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import POSTPROCESS
-from tinydet_tf.cli.options import add_model, check_least, check_model
+from tinydet_tf.cli.options import add_model, check_least, check_variant
 from tinydet_tf.commands import command_text
 
 
@@ -50,7 +50,7 @@ def size(text: str) -> tuple[int, int]:
 
 def main() -> None:
     args = parse()
-    check_model(args)
+    check_variant(args.variant)
     check_least(args, calibration_images=1)
     if args.picture_size is not None and args.postprocess != "tasks":
         raise UserError("--picture-size is for --postprocess tasks: the host sees how large the picture is")
