@@ -77,9 +77,12 @@ def _place(row: Row) -> tuple[int, bool, str]:
 
 def _madds(layer: Any, positions: int, *, bias: bool = True) -> int:
     """Multiply-accumulates of a layer, which uses each of its weights once for each output position."""
-    if not isinstance(layer, keras.layers.Conv2D | GroupedConv2D | keras.layers.Dense):
+    if isinstance(layer, keras.layers.DepthwiseConv2D):
+        kernel = layer.depthwise_kernel
+    elif isinstance(layer, keras.layers.Conv2D | GroupedConv2D | keras.layers.Dense):
+        kernel = layer.kernel
+    else:
         return 0
-    kernel = layer.depthwise_kernel if isinstance(layer, keras.layers.DepthwiseConv2D) else layer.kernel
     weights = math.prod(kernel.shape)
     if bias and layer.bias is not None:
         weights += math.prod(layer.bias.shape)
