@@ -78,7 +78,9 @@ def _model(schema: Any, quantized: bool) -> Any:
         return len(tensors) - 1
 
     generator = np.random.default_rng(1)
-    buffers, tensors, operators = [made("Buffer")], [], []  # the first buffer is the empty one, by the schema
+    buffers = [made("Buffer")]  # the first one is the empty one, by the schema
+    tensors: list[Any] = []
+    operators: list[Any] = []
     types, picture = schema.TensorType, [1, SIZE, SIZE, CHANNELS]
     value_type = types.INT8 if quantized else types.FLOAT32
     first = source = tensor(INPUT, None, picture, value_type, [_INPUT_SCALE])
