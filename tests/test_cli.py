@@ -33,7 +33,7 @@ def test_scripts_and_commands_are_the_same() -> None:
     modules = {module_of(name) for name in COMMANDS}
     assert len(modules) == len(COMMANDS)
     assert {path.stem for path in SCRIPTS.glob("*.py")} == modules
-    assert {path.stem for path in CLI.glob("*.py")} - {"__init__", "main"} == modules
+    assert {path.stem for path in CLI.glob("*.py")} - {"__init__", "main", "options"} == modules
     for path in SCRIPTS.glob("*.py"):
         assert f"from tinydet_tf.cli.{path.stem} import main\n" in path.read_text()
 

@@ -192,14 +192,8 @@ def _from_rows(rows: np.ndarray) -> list[dict[str, Any]]:
 
 def _coco_results(detections: Detections, image_id: int, categories: list[int | None]) -> list[dict[str, Any]]:
     # Classes that the data does not have cannot be judged on it: they are left out.
-    known = np.array([categories[c] is not None for c in detections.class_ids], bool)
-    kept = Detections(
-        detections.boxes[known],
-        detections.scores[known],
-        detections.class_ids[known],
-        tuple(name for name, keep in zip(detections.names, known, strict=True) if keep),
-    )
-    return kept.to_coco(image_id, [c if c is not None else -1 for c in categories])
+    known = detections.only([class_id for class_id, category in enumerate(categories) if category is not None])
+    return known.to_coco(image_id, [category if category is not None else -1 for category in categories])
 
 
 def match_classes(

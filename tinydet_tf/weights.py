@@ -182,22 +182,18 @@ def initialize(detector: TinyDet, path: str | Path, *, variant: str) -> Initiali
         there = {layer.name: layer for layer in source.backbone_model().layers}
     else:
         source, _ = load_detector(file, variant=variant if config is None else None)
-        there = {layer.name: layer for layer in _layers(source)}
+        there = source.named_layers()
     taken, left = [], []
-    for layer in _layers(detector):
-        given = there.get(layer.name)
+    for name, layer in detector.named_layers().items():
+        if not layer.variables:
+            continue
+        given = there.get(name)
         if given is not None and [v.shape for v in given.variables] == [v.shape for v in layer.variables]:
             layer.set_weights(given.get_weights())
-            taken.append(layer.name)
+            taken.append(name)
         else:
-            left.append(layer.name)
+            left.append(name)
     return Initialized(tuple(taken), tuple(left))
-
-
-def _layers(detector: TinyDet) -> list[Any]:
-    """The layers that have variables; their names are unique over the three parts."""
-    parts = (detector.pyramid, detector.rpn_head, detector.rcnn_head)
-    return [layer for part in parts for layer in part.layers if layer.variables]
 
 
 def _holds_backbone_only(file: Path) -> bool:

@@ -1,4 +1,4 @@
-"""GTMR against loops over docs/reference.md's rules, table 2 on real boxes, the suggestion, figure 6, the command."""
+"""GTMR against loops over docs/reference.md's rules, table 2 on real boxes, the suggestion, the command."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 import references
 from commands import Command
 from tinydet_lite.boxes import inclusive_iou
 from tinydet_lite.errors import UserError
-from tinydet_tf.analysis.anchor_coverage import coverage, is_inside, missed, reachable_anchors
-from tinydet_tf.analysis.anchor_figure import best_anchors, choose_image, draw
+from tinydet_tf.analysis.anchor_coverage import coverage, missed, reachable_anchors
 from tinydet_tf.analysis.anchor_sets import MODELS, AnchorSet, AspectInput, SquareInput, anchor_set, tinydet
 from tinydet_tf.analysis.anchor_suggestion import suggest
-from tinydet_tf.analysis.ground_truth import NPZ_BOXES, NPZ_IMAGES, SIZES, ImageBoxes, is_of_size, read_annotations
+from tinydet_tf.analysis.ground_truth import SIZES, ImageBoxes, is_of_size, read_annotations
 from tinydet_tf.anchors import all_anchors, base_anchors
 from tinydet_tf.config import VARIANTS, TrainConfig
 
@@ -185,12 +183,15 @@ def val2017(coco_mini: Path) -> list[ImageBoxes]:
     file = coco_mini / "val2017_boxes.npz"
     if not file.is_file():
         pytest.skip(f"{file} is absent")
-    return read_annotations(file)
+    with np.load(file) as arrays:
+        sizes, found = arrays["images_id_w_h_license"], arrays["boxes_imgid_catid_x_y_w_h"].astype(np.float32)
+    corners = np.concatenate([found[:, 2:4], found[:, 2:4] + found[:, 4:6]], 1)
+    return [ImageBoxes(int(i), int(w), int(h), corners[found[:, 0] == i]) for i, w, h in sizes[::16, :3]]
 
 
 def test_table_2(val2017: list[ImageBoxes]) -> None:
     names = ("faster_rcnn", "faster_rcnn_fpn", "thundernet_32_512", "thundernet", "m")
-    results = {name: coverage(anchor_set(name), val2017[::16]) for name in names}
+    results = {name: coverage(anchor_set(name), val2017) for name in names}
     everything = {name: result.gtmr("all") or 0.0 for name, result in results.items()}
     small = {name: result.gtmr("small") or 0.0 for name, result in results.items()}
     order = sorted(("faster_rcnn", "faster_rcnn_fpn", "thundernet", "m"), key=lambda n: everything[n])
@@ -252,49 +253,6 @@ def test_tiny_objects_want_a_larger_input() -> None:
     assert found.median_side == pytest.approx(2.0, abs=1e-4) and found.larger_input() == 1280
 
 
-def test_figure(tmp_path: Path) -> None:
-    photo = tmp_path / "photo.png"
-    Image.new("RGB", (320, 240), (0, 0, 200)).save(photo)
-    boxes = np.array([[100, 100, 112, 110], [10, 10, 300, 200]], np.float32)
-    for path, background in ((None, (90, 90, 90)), (photo, (0, 0, 200))):
-        output = tmp_path / "figure.png"
-        draw(ImageBoxes(5, 320, 240, boxes, path), [anchor_set("m"), anchor_set("thundernet_32_512")], output)
-        with Image.open(output) as image:
-            assert image.size == (2 * 640 + 8, 480 + 48)
-            pixels = np.asarray(image.convert("RGB"))[48:].astype(int)
-        left, right = pixels[:, :640], pixels[:, 648:]
-        assert tuple(left[5, 3]) == background
-        # The object: assigned (green) by TinyDet, missed (red) by ThunderNet; the large one is not drawn.
-        for panel, wanted, other in ((left, 1, 0), (right, 0, 1)):
-            assert (panel[190:230, 190:235, wanted] - panel[190:230, 190:235, other]).max() > 100
-        dots = [int((panel.sum(-1) < 60).sum()) for panel in (left, right)]
-        assert dots[0] > 8 * dots[1] > 0  # 6,400 and 400
-        assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
-    for name in ("figure.jpg", "figure.pdf"):
-        draw(ImageBoxes(5, 320, 240, boxes), [small_set()], tmp_path / name)
-        assert (tmp_path / name).stat().st_size > 3000
-    with pytest.raises(UserError, match="decodes to 320x240 pixels, but its annotations say 32x24"):
-        draw(ImageBoxes(5, 32, 24, boxes, photo), [small_set()], tmp_path / "other.png")
-    assert not (tmp_path / "other.png").exists()
-
-
-def test_the_best_anchor_is_the_one_of_the_highest_iou() -> None:
-    anchors, image = small_set(), random_image(1)
-    frame = anchors.resize(64, 64)
-    gt = anchors.gt_boxes(frame, image.boxes)
-    everything = anchors.anchors(frame)
-    usable = everything[is_inside(everything, frame)]
-    for box, best in zip(gt, best_anchors(anchors, frame, gt), strict=True):
-        assert references.iou(best, box) == pytest.approx(max(references.iou(a, box) for a in usable))
-    assert best_anchors(anchors, frame, gt[:0]).shape == (0, 4)
-
-
-def test_choosing_an_image() -> None:
-    large, small = image_of((0, 0, 60, 60)), ImageBoxes(9, 64, 64, np.array([[0, 0, 8, 8]], np.float32))
-    assert choose_image([large, small], None) is small and choose_image([large], None) is large
-    assert choose_image([large, small], 1) is large
-
-
 # The command
 
 
@@ -308,14 +266,8 @@ BOXES = np.array([[7, 1, 4, 5, 10, 12], [3, 1, 0, 0, 60, 48], [7, 2, 20, 4, 40, 
 
 
 @pytest.fixture
-def npz(tmp_path: Path) -> Path:
-    np.savez(tmp_path / "boxes.npz", **{NPZ_IMAGES: IMAGES, NPZ_BOXES: BOXES})
-    return tmp_path / "boxes.npz"
-
-
-@pytest.fixture
 def coco_json(tmp_path: Path) -> Path:
-    """The boxes of `npz`, a crowd, and no pictures."""
+    """The boxes of BOXES, a crowd, and no pictures."""
     document: dict[str, Any] = {
         "images": [{"id": int(i), "file_name": f"{i}.jpg", "width": int(w), "height": int(h)} for i, w, h, _ in IMAGES],
         "categories": [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}],
@@ -330,17 +282,17 @@ def coco_json(tmp_path: Path) -> Path:
     return path
 
 
-def test_json_and_npz_say_the_same(npz: Path, coco_json: Path) -> None:
-    for a, b in zip(read_annotations(npz), read_annotations(coco_json), strict=True):
-        assert (a.id, a.width, a.height) == (b.id, b.width, b.height)
-        np.testing.assert_array_equal(a.boxes, b.boxes)
-    assert [len(image.boxes) for image in read_annotations(npz)] == [2, 1]
+def test_a_json_without_pictures(coco_json: Path) -> None:
+    first, second = read_annotations(coco_json)
+    assert (first.id, first.width, first.height) == (7, 64, 48)
+    np.testing.assert_array_equal(first.boxes, [[4, 5, 14, 17], [20, 4, 60, 44]])
+    np.testing.assert_array_equal(second.boxes, [[0, 0, 60, 48]])
 
 
-def test_the_table_keeps_the_papers_figures_apart(command: Any, npz: Path, tmp_path: Path) -> None:
+def test_the_table_keeps_the_papers_figures_apart(command: Any, coco_json: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     code, text, _ = command(
-        "--annotations", npz, "--models", "m", "thundernet", "--set", "model.anchor_scale=3", "--json", out
+        "--annotations", coco_json, "--models", "m", "thundernet", "--set", "model.anchor_scale=3", "--json", out
     )
     assert code == 0
     measured, _, paper = text.partition("Printed in the paper's table 2")
@@ -352,13 +304,11 @@ def test_the_table_keeps_the_papers_figures_apart(command: Any, npz: Path, tmp_p
     assert content["paper_table2"]["ThunderNet"]["small"] == 53.1
 
 
-def test_suggestion_and_figure_of_the_command(command: Any, coco_json: Path, tmp_path: Path) -> None:
+def test_suggestion_of_the_command(command: Any, coco_json: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    figure = tmp_path / "figure.png"
-    code, text, _ = command("--annotations", coco_json, "--suggest", "--json", out, "--figure", figure, "--image-id", 3)
-    assert code == 0 and "Searched on 3 objects of 2 images" in text and "Image 3 is drawn" in text
+    code, text, _ = command("--annotations", coco_json, "--suggest", "--json", out)
+    assert code == 0 and "Searched on 3 objects of 2 images" in text
     assert len(json.loads(out.read_text())["suggestion"]["tried"]) > 20
-    assert figure.stat().st_size > 3000
 
 
 def test_without_data_it_takes_the_digits(command: Any) -> None:
@@ -366,7 +316,7 @@ def test_without_data_it_takes_the_digits(command: Any) -> None:
     assert code == 0 and "embedded digits" in text and "of 3 images" in text
 
 
-def test_wrong_input_is_one_line(command: Any, npz: Path, coco_json: Path, tmp_path: Path) -> None:
+def test_wrong_input_is_one_line(command: Any, coco_json: Path, tmp_path: Path) -> None:
     def refused(*arguments: object) -> str:
         code, _, err = command(*arguments)
         assert code == 2 and "Traceback" not in err and ": error: " in err.strip().splitlines()[-1], (arguments, err)
@@ -374,45 +324,11 @@ def test_wrong_input_is_one_line(command: Any, npz: Path, coco_json: Path, tmp_p
 
     assert "'xl' is unknown" in refused("--models", "xl")
     assert "does not exist" in refused("--annotations", tmp_path / "none.json")
-    assert "does not exist" in refused("--annotations", tmp_path / "none.npz")
-    assert "give one of them" in refused("--annotations", npz, "--data", tmp_path)
-    assert "give that too" in refused("--images", tmp_path)
-    assert "does not exist" in refused("--annotations", coco_json, "--images", tmp_path / "none")
+    assert "give one of them" in refused("--annotations", coco_json, "--data", tmp_path)
     assert "--limit is 0" in refused("--limit", 0)
-    assert "give that too" in refused("--image-id", 1)
-    assert "--image-id 5 is not among the 2 images" in refused(
-        "--annotations", npz, "--figure", tmp_path / "f.png", "--image-id", 5
-    )
-    assert "is no format" in refused("--annotations", npz, "--figure", tmp_path / "f.txt")
-    assert "there is no folder" in refused("--annotations", npz, "--figure", tmp_path / "none" / "f.png")
-    assert "there is no folder" in refused("--annotations", npz, "--json", tmp_path / "none" / "f.json")
+    assert "there is no folder" in refused("--annotations", coco_json, "--json", tmp_path / "none" / "f.json")
     assert "did you mean" in refused("--set", "model.anchor_scal=3")
     assert "variant 'X' does not exist" in refused("--variant", "X")
-
-    damaged = tmp_path / "damaged.npz"
-    whole = npz.read_bytes()
-    for content in (b"", b"nothing", whole[: len(whole) // 2]):
-        damaged.write_bytes(content)
-        assert "damaged" in refused("--annotations", damaged)
-    np.savez(damaged, other=IMAGES)
-    assert f"has no array {NPZ_IMAGES}" in refused("--annotations", damaged)
-    np.savez(damaged, **{NPZ_IMAGES: np.array([{}], object), NPZ_BOXES: BOXES})
-    assert "damaged" in refused("--annotations", damaged)  # a pickle is not opened
-    for images, boxes, words in (
-        (IMAGES[:, :2], BOXES, "rows of id, width, height"),
-        (IMAGES.astype(str), BOXES, "expected numbers"),
-        (IMAGES, BOXES * np.float32("nan"), "not finite"),
-        (IMAGES * [1, 0, 1, 1], BOXES, "without a width"),
-        (IMAGES[[0, 0]], BOXES, "names an image twice"),
-        (IMAGES[:1], BOXES, "belongs to image 3"),
-        (IMAGES, BOXES[:0], "has no boxes"),
-        (IMAGES, BOXES * [1, 1, 1, 1, 0, 0], "has no boxes"),
-    ):
-        np.savez(damaged, **{NPZ_IMAGES: images, NPZ_BOXES: boxes})
-        assert words in refused("--annotations", damaged)
-    with damaged.open("wb") as file:
-        np.save(file, IMAGES)
-    assert "a single array" in refused("--annotations", damaged)
 
     document = json.loads(coco_json.read_text())
     for key, value, words in (
@@ -429,9 +345,10 @@ def test_wrong_input_is_one_line(command: Any, npz: Path, coco_json: Path, tmp_p
     assert "is not valid json" in refused("--annotations", coco_json)
 
 
-def test_one_image_with_boxes_beyond_the_limit(command: Any, tmp_path: Path) -> None:
-    np.savez(tmp_path / "b.npz", **{NPZ_IMAGES: IMAGES, NPZ_BOXES: BOXES[1:2]})
-    code, _, err = command("--annotations", tmp_path / "b.npz", "--limit", 1)
+def test_one_image_with_boxes_beyond_the_limit(command: Any, coco_json: Path) -> None:
+    document = json.loads(coco_json.read_text())
+    coco_json.write_text(json.dumps(document | {"annotations": document["annotations"][1:2]}))
+    code, _, err = command("--annotations", coco_json, "--limit", 1)
     assert code == 2 and "have no box" in err
 
 

@@ -97,17 +97,6 @@ def test_alignment_costs_no_multiply_accumulates() -> None:
         assert cost_of(ABLATIONS[name].model).rows == cost("M").rows
 
 
-def test_memory_is_the_largest_live_set() -> None:
-    # S: block 2 expands 160x160x64 and its average pool makes 159x159x64 of it, with nothing else alive.
-    memory = cost("S").memory
-    assert memory.elements == 160 * 160 * 64 + 159 * 159 * 64
-    assert memory.at == "pyramid/block2_align"
-    assert memory.megabytes(4) == 4 * memory.megabytes(1)
-    # Without the pool the strided conv reads the same and makes a quarter.
-    plain = cost_of(model_config("S", align=False)).memory
-    assert plain.elements == 160 * 160 * 64 + 80 * 80 * 64
-
-
 def test_the_layers_are_what_is_counted() -> None:
     """The rows move with the model: no second formula."""
     detector = TinyDet(model_config("S"), 80)
@@ -125,7 +114,7 @@ def test_command(command: Command) -> None:
 
     out = count_madds("--variant", "S")
     assert "495.04       495" in out and "11.07     11.01 [1]" in out and "[1] table 13 prints 11.01" in out
-    assert "2,573,037" in out and "13.0 MB in float32, 3.3 MB in int8" in out
+    assert "2,573,037" in out
 
     document = json.loads(count_madds("--variant", "S", "--json"))
     assert [row["part"] for row in document["rows"]].count("backbone") == 17

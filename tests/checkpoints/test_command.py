@@ -44,8 +44,8 @@ def test_a_detector_becomes_weights_that_export(command: Command, checkpoints: d
     tflite = output.with_name("s.tflite")
     assert f"scripts/export.py --model '{output}' --output '{tflite}'" in done.out
 
+    from checkpoints.published_tensors import export_published
     from tinydet_lite.metadata import read_model
-    from tinydet_tf.checkpoints.published import export_published
     from tinydet_tf.weights import load_detector
 
     detector, config = load_detector(output)

@@ -39,8 +39,6 @@ def test_boxes_classes_and_crowds(coco_document: Document, write_coco: Write) ->
 def test_no_annotations_at_all(coco_document: Document, write_coco: Write) -> None:
     dataset = load_coco(*write_coco(coco_document | {"annotations": []}))
     assert [len(image.boxes) for image in dataset.images] == [0, 0]
-    with pytest.raises(UserError, match=r"no image with a box to train on"):
-        dataset.without_empty()
 
 
 def test_integral_floats_are_integers(coco_document: Document, write_coco: Write) -> None:
@@ -157,12 +155,11 @@ def test_file_names_with_folders(coco_document: Document, write_coco: Write) -> 
     assert load_coco(annotation_file, images).images[0].path == images / "deep" / "er" / "a.png"
 
 
-def test_subset_and_without_empty(coco_document: Document, write_coco: Write) -> None:
+def test_subset(coco_document: Document, write_coco: Write) -> None:
     dataset = load_coco(*write_coco(coco_document))
     assert [image.id for image in dataset.subset(1).images] == [7]
     assert dataset.subset(None) is dataset
     assert len(dataset.subset(99)) == 2
-    assert [image.id for image in dataset.without_empty().images] == [7]
     with pytest.raises(UserError, match=r"cannot take 0 images"):
         dataset.subset(0)
 

@@ -137,7 +137,6 @@ def test_evaluation_keeps_every_image_in_order(many: CocoDataset) -> None:
     batches = _collect(build_pipeline(many, input_size=16, batch_size=4, training=False))
     assert [len(batch["image_ids"]) for batch in batches] == [4, 4, 3]
     assert np.concatenate([batch["image_ids"] for batch in batches]).tolist() == list(range(11))
-    assert len(_collect(build_pipeline(many, input_size=16, batch_size=4, training=False, drop_remainder=True))) == 2
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -254,19 +253,6 @@ def test_cache_changes_nothing(many: CocoDataset) -> None:
     assert len(_collect(cached)) == 4
 
 
-def test_max_boxes_warns_of_what_it_drops(many: CocoDataset, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        pipeline = build_pipeline(many, input_size=16, batch_size=11, training=False, max_boxes=2)
-    assert "max_boxes 2 drops 2 boxes of 2 images; the largest number of an image is 3" in caplog.text
-    (batch,) = _collect(pipeline)
-    assert batch["gt_boxes"].shape == (11, 2, 4)
-    full = _collect(build_pipeline(many, input_size=16, batch_size=11, training=False))[0]["gt_boxes"]
-    np.testing.assert_array_equal(batch["gt_boxes"], full[:, :2])
-    caplog.clear()
-    build_pipeline(many, input_size=16, batch_size=11, training=False, max_boxes=3)
-    assert not caplog.records
-
-
 def test_broken_image_is_replaced_and_named_once_in_training(
     many: CocoDataset, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -353,7 +339,6 @@ def test_kinds_of_files(tmp_path: Path, kind: str) -> None:
         ({"batch_size": 12}, r"batch_size 12 is larger than the 11 images of .*; give a batch_size of at most 11"),
         ({"batch_size": 0}, "batch_size is 0, expected at least 1"),
         ({"input_size": 0}, "input_size is 0"),
-        ({"max_boxes": 0}, "max_boxes is 0"),
         ({"seed": -1}, "seed is -1, expected at least 0"),
         ({"augmentation": "coco"}, "augmentation is 'coco'; choose one of 'none', 'ssd'"),
     ],

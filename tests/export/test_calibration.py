@@ -100,11 +100,6 @@ def test_percentile_clips_an_outlier() -> None:
     assert ranges(observation, "percentile")["t"][1] < 6.0
 
 
-def test_unknown_method_lists_the_others() -> None:
-    with pytest.raises(UserError, match="'entropy' does not exist; choose from min_max, percentile"):
-        ranges(seen([[0.0, 1.0]]), "entropy")
-
-
 def test_data_is_the_runs_own_or_must_be_given() -> None:
     digits = Config(
         variant="S", model=model_config("S"), class_names=tuple("0123456789"), category_ids=tuple(range(10))

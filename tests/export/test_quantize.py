@@ -143,8 +143,8 @@ def test_what_does_not_exist_is_listed() -> None:
     with pytest.raises(UserError, match="'int4' does not exist; choose from float32, float16, dynamic, int8, int16"):
         scheme_named("int4")
     with pytest.raises(UserError, match="calibration method 'kl' does not exist"):
-        Scheme("int8", "", "int8", 8, method="kl")
-    nowhere = Scheme("int8", "", "int8", 8, parts=("nowhere",))
+        Scheme("int8", "int8", 8, method="kl")
+    nowhere = Scheme("int8", "int8", 8, parts=("nowhere",))
     with pytest.raises(UserError, match=r"nothing of the model is in the parts .*nowhere"):
         export(detector(), config(), nowhere, samples=samples())
 
@@ -156,8 +156,8 @@ def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_parts_kept_in_float_are_float() -> None:
-    scheme = Scheme("int8", "", "int8", 8, parts=("trunk",), float_parts=("trunk/block2",))
-    parsed, graph = graph_of(export(detector(), config(), scheme, samples=samples()).content)
+    scheme = Scheme("int8", "int8", 8, parts=("trunk",), float_parts=("trunk/block2",))
+    parsed, graph = graph_of(export(detector(), config(), scheme, samples=samples()).model)
     kinds = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
 
     def types(block: str) -> set[int]:
@@ -176,8 +176,8 @@ def test_calibration_comes_back_and_is_noted() -> None:
     exported = export(detector(), config(), FORMATS["int8"], samples=samples())
     assert exported.calibration is not None and exported.calibration.image_ids == (1, 2, 3, 4)
     assert len(exported.calibration.ranges) > 50
-    assert parse_model(exported.content, "it").info.calibration == exported.calibration.note()
-    assert exported.content == content("int8")  # the same every time
+    assert parse_model(exported.model, "it").info.calibration == exported.calibration.note()
+    assert exported.model == content("int8")  # the same every time
 
 
 def test_packing_keeps_the_outputs() -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from tinydet_lite import UserError
 from tinydet_lite.commands.benchmark import main
 from tinydet_lite.detector import Detector
-from tinydet_lite.lab.benchmark import Milliseconds, benchmark, full_benchmark, synthetic_image
+from tinydet_lite.lab.benchmark import Milliseconds, benchmark, synthetic_image
 from tinydet_lite.lab.ceiling import STACK_MACS
 from tinydet_lite.lab.operators import PARTS
 from tinydet_lite.runtime import Session
@@ -31,7 +31,7 @@ def test_models_take_turns_and_the_warm_up_does_not_count(model_path, scene, mon
         return timed(self, image)
 
     monkeypatch.setattr(Detector, "timed", noting)
-    results = benchmark([model_path, model_path], [1, 2], runs=3, warmup=2, image=scene)
+    results = benchmark([model_path, model_path], [1, 2], runs=3, warmup=2, image=scene, times_only=True).results
     assert calls == [1, 2, 1, 2] * 5
     assert [(result.file, result.threads) for result in results] == [(str(model_path), n) for n in (1, 2, 1, 2)]
     for result in results:
@@ -78,7 +78,8 @@ def test_command_prints_a_table_and_writes_json(model_path, tmp_path, capsys):
 
 
 def test_command_measures_times_alone_on_demand(model_path, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("tinydet_lite.commands.benchmark.full_benchmark", lambda *_: pytest.fail("measured all"))
+    for name in ("conv_stack", "peak_memory", "profile"):
+        monkeypatch.setattr(f"tinydet_lite.lab.benchmark.{name}", lambda *_, **__: pytest.fail("measured all"))
     out = tmp_path / "out.json"
     main([str(model_path), "--runs", "1", "--warmup", "0", "--times-only", "--json", str(out)])
     assert capsys.readouterr().out.count("bright.tflite") == 1
@@ -114,7 +115,7 @@ def test_the_ceiling_takes_its_turn_and_models_are_held_against_it(model_path, s
     monkeypatch.setattr(Detector, "timed", timed_by_list)
     monkeypatch.setattr(Session, "run", run_by_list)
     monkeypatch.setattr("tinydet_lite.lab.inspection.Inspection.macs", STACK_MACS // 10)
-    report = full_benchmark([model_path, model_path], [1], runs=2, warmup=1, image=scene)
+    report = benchmark([model_path, model_path], [1], runs=2, warmup=1, image=scene)
     assert turns == ["model", "model", "float32", "int8"] * 3
     first, second = report.results
     # The first model: 50 and 50 ms after the warm-up; the second: 2 and 3.
@@ -146,12 +147,12 @@ def test_parts_of_a_file_with_scopes_are_shares_of_one(model_path, monkeypatch):
     shares = dict.fromkeys(PARTS, 1 / len(PARTS))
     found = types.SimpleNamespace(parts=lambda: shares)
     monkeypatch.setattr("tinydet_lite.lab.benchmark.profile", lambda *_, **__: found)
-    report = full_benchmark([model_path], [1], runs=1, warmup=0)
+    report = benchmark([model_path], [1], runs=1, warmup=0)
     assert report.files[0].parts == shares
 
 
 def test_command_refuses_a_json_it_cannot_write_before_it_measures(model_path, tmp_path, monkeypatch):
-    monkeypatch.setattr("tinydet_lite.commands.benchmark.full_benchmark", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("tinydet_lite.commands.benchmark.benchmark", lambda *_, **__: pytest.fail("measured"))
     for out, message in ((tmp_path, "is a folder"), ("", "is a folder"), (tmp_path / "no" / "x", "there is no folder")):
         with pytest.raises(UserError, match=message):
             main([str(model_path), "--json", str(out)])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tinydet_lite.errors import UserError
+from tinydet_lite.metadata import NmsSettings
 from tinydet_lite.postprocess import postprocess, soft_nms
 
 from . import references
@@ -42,7 +43,7 @@ def test_equal_scores_are_ordered_by_proposal_then_class(seed):
     scores = rng.choice([0.0, 0.25, 0.5, 1.0], (40, 6))
     for limit in (7, 100, 1000):
         expected = references.soft_nms(boxes, scores, max_detections=limit)
-        assert_same(soft_nms(boxes, scores, max_detections=limit), expected)
+        assert_same(soft_nms(boxes, scores, NmsSettings(max_detections=limit)), expected)
     tied = soft_nms(np.array([[0, 0, 5, 5], [90, 90, 99, 99]]), np.array([[0.0, 0.5], [0.5, 0.5]]))
     assert list(zip(*tied[:2], strict=True)) == [(0, 1), (1, 0), (1, 1)]
 
@@ -60,7 +61,9 @@ def test_equal_scores_are_ordered_by_proposal_then_class(seed):
 )
 def test_settings_mean_what_the_reference_says(settings):
     boxes, probs = _random_case(7, 50, 4, 60.0)
-    assert_same(soft_nms(boxes, probs[:, 1:], **settings), references.soft_nms(boxes, probs[:, 1:], **settings))
+    assert_same(
+        soft_nms(boxes, probs[:, 1:], NmsSettings(**settings)), references.soft_nms(boxes, probs[:, 1:], **settings)
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -112,8 +115,8 @@ def test_overlap_is_measured_in_source_pixels():
     probs = np.float32([[0, 0.9], [0, 0.8]])
     # At 4 x 4: 2x2 pixels each, 1x2 shared: 1/3. At 4000 x 4000: 1001x1001 each, 1x1001 shared: next to
     # nothing.
-    small = postprocess(boxes, probs, (4, 4), 4, iou_threshold=0.3)
-    large = postprocess(boxes, probs, (4000, 4000), 4, iou_threshold=0.3)
+    small = postprocess(boxes, probs, (4, 4), 4, NmsSettings(iou_threshold=0.3))
+    large = postprocess(boxes, probs, (4000, 4000), 4, NmsSettings(iou_threshold=0.3))
     np.testing.assert_allclose(small.scores, [0.9, 0.8 * 2 / 3], rtol=1e-6)
     np.testing.assert_allclose(large.scores, [0.9, 0.8], rtol=1e-6)
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 import references
-from tinydet_tf.training.step.assign import AssignedBoxes, assign
+from tinydet_tf.assign import AssignedBoxes, assign
 from tinydet_tf.training.step.sample import RPN_SEED, random_priority, sample
 
 RPN: dict[str, Any] = {"positive_iou": 0.5, "negative_iou": 0.3, "best_iou": 0.3}

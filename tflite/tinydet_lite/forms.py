@@ -6,7 +6,7 @@ Shape letters: P proposals, C classes, N detections, W, H and S sides of the pic
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Callable, Optional, Protocol
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ Outputs = dict[str, NDArray[Any]]
 Shapes = dict[str, tuple[Optional[int], ...]]
 
 
-class Form(Protocol):
+class Form:
     """How the outputs of one form become Detections.
 
     Attributes:
@@ -37,12 +37,16 @@ class Form(Protocol):
         max_detections: the most a picture may have.
     """
 
-    iou_threshold: float | None
-    max_detections: int
+    def __init__(self, info: ModelInfo, labels: tuple[str, ...], nms: NmsSettings) -> None:
+        """Take what the file says about itself, its C class names, and the settings of the host's soft-NMS."""
+        self.iou_threshold: float | None = nms.iou_threshold
+        self.max_detections = nms.max_detections
+        self._nms, self._labels = nms, labels
+        self._input_size, self._classes = info.input_size, info.num_classes
 
     def expected(self) -> Shapes:
         """The shapes of its outputs, all of them float32."""
-        ...
+        raise NotImplementedError
 
     def detections(self, outputs: Outputs, image_size: tuple[int, int], score_threshold: float) -> Detections:
         """What was found.
@@ -52,44 +56,33 @@ class Form(Protocol):
             image_size: (W, H) of the source picture.
             score_threshold: a detection scores at least this.
         """
-        ...
+        raise NotImplementedError
 
 
-class HostForm:
+class HostForm(Form):
     """boxes [1, P, 4] and class_probs [1, P, C + 1]: soft-NMS is ours."""
-
-    def __init__(self, info: ModelInfo, labels: tuple[str, ...], nms: NmsSettings) -> None:
-        self.iou_threshold: float | None = nms.iou_threshold
-        self.max_detections = nms.max_detections
-        self._nms, self._labels = nms, labels
-        self._input_size, self._classes = info.input_size, info.num_classes
 
     def expected(self) -> Shapes:
         return {BOXES: (1, None, 4), CLASS_PROBS: (1, None, self._classes + 1)}
 
     def detections(self, outputs: Outputs, image_size: tuple[int, int], score_threshold: float) -> Detections:
-        nms = self._nms
         return postprocess(
             outputs[BOXES][0],
             outputs[CLASS_PROBS][0],
             image_size,
             self._input_size,
-            score_threshold=nms.score_threshold,
-            iou_threshold=nms.iou_threshold,
-            min_score=nms.min_score,
-            max_detections=nms.max_detections,
+            self._nms,
             final_threshold=score_threshold,
             labels=self._labels,
         )
 
 
-class TasksForm:
+class TasksForm(Form):
     """location [1, N, 4], category [1, N], score [1, N], count [1]: soft-NMS is in the file."""
 
     def __init__(self, info: ModelInfo, labels: tuple[str, ...], nms: NmsSettings) -> None:
-        self.iou_threshold: float | None = None
-        self.max_detections = nms.max_detections
-        self._labels, self._classes = labels, info.num_classes
+        super().__init__(info, labels, nms)
+        self.iou_threshold = None
 
     def expected(self) -> Shapes:
         return {LOCATION: (1, None, 4), CATEGORY: (1, None), SCORE: (1, None), COUNT: (1,)}
@@ -113,7 +106,7 @@ class TasksForm:
         return Detections(boxes[rows], np.minimum(scores[rows], np.float32(1.0)), class_ids, names)
 
 
-_FORMS: dict[str, Callable[[ModelInfo, tuple[str, ...], NmsSettings], Form]] = {"host": HostForm, "tasks": TasksForm}
+_FORMS: dict[str, type[Form]] = {"host": HostForm, "tasks": TasksForm}
 
 
 def form_of(
@@ -144,9 +137,6 @@ def form_of(
         raise UserError(f"iou_threshold {iou_threshold} came; expected a number from 0 to 1")
     if max_detections is not None and max_detections < 1:
         raise UserError(f"max_detections {max_detections} came; expected at least 1")
-    nms = info.nms
-    if iou_threshold is not None:
-        nms = dataclasses.replace(nms, iou_threshold=float(iou_threshold))
-    if max_detections is not None:
-        nms = dataclasses.replace(nms, max_detections=max_detections)
-    return _FORMS[info.postprocess](info, labels, nms)
+    given = {"iou_threshold": iou_threshold, "max_detections": max_detections}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return _FORMS[info.postprocess](info, labels, dataclasses.replace(info.nms, **changes))

@@ -45,12 +45,23 @@ _REMAKE = "make it again with tinydet export"
 
 @dataclass(frozen=True)
 class NmsSettings:
-    """The numbers of `postprocess.soft_nms` that the model was evaluated with."""
+    """The numbers of `postprocess.soft_nms` that a model was evaluated with.
+
+    Attributes:
+        score_threshold: candidates score more than this, before any decay.
+        iou_threshold: overlap above which a score decays, in [0, 1].
+        min_score: a score below this is dropped, at any time.
+        max_detections: the most that a picture may have.
+    """
 
     score_threshold: float = 0.01
     iou_threshold: float = 0.5
     min_score: float = 1e-3
     max_detections: int = 100
+
+
+#: The published detectors'.
+RELEASED = NmsSettings()
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ class ModelInfo:
     quantization: str = "float32"
     calibration: str = ""
     data_set: str = ""
-    nms: NmsSettings = NmsSettings()
+    nms: NmsSettings = RELEASED
     model_bytes: int = 0
     model_sha256: str = ""
     format_version: int = FORMAT_VERSION

@@ -3,9 +3,9 @@
 Shape letters: P proposals (200), C classes, N detections, K proposals and L classes that have a candidate at
 all.
 
-The numbers are the released ones (docs/reference.md, "Test"): candidates score above 0.01; a box that overlaps a
-better one above IoU 0.5 has its score multiplied by 1 - IoU; what falls under 0.001 is dropped; the best 100 of a
-picture remain.
+The numbers are the released ones (`metadata.RELEASED`, docs/reference.md, "Test"): candidates score above 0.01; a box
+that overlaps a better one above IoU 0.5 has its score multiplied by 1 - IoU; what falls under 0.001 is dropped; the
+best 100 of a picture remain.
 """
 
 from __future__ import annotations
@@ -19,27 +19,20 @@ from numpy.typing import ArrayLike, NDArray
 from .boxes import inclusive_iou, to_continuous
 from .detections import Detections
 from .errors import UserError
-
-SCORE_THRESHOLD = 0.01
-IOU_THRESHOLD = 0.5
-MIN_SCORE = 1e-3
-MAX_DETECTIONS = 100
+from .metadata import RELEASED, NmsSettings
 
 
 def soft_nms(
     boxes: ArrayLike,
     scores: ArrayLike,
+    settings: NmsSettings = RELEASED,
     *,
-    score_threshold: float = SCORE_THRESHOLD,
-    iou_threshold: float = IOU_THRESHOLD,
-    min_score: float = MIN_SCORE,
-    max_detections: int = MAX_DETECTIONS,
     final_threshold: float = 0.0,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """Linear soft-NMS, each class for itself, the best of all classes.
 
     In each class: take the best remaining box, multiply the scores of the remaining ones whose IoU with it is
-    above `iou_threshold` by (1 - IoU), drop those under `min_score`, repeat. Equal scores: lower proposal
+    above `settings.iou_threshold` by (1 - IoU), drop those under its `min_score`, repeat. Equal scores: lower proposal
     first, then lower class.
 
     All classes run as one: the best box of all is taken each time, and only its own class decays. Scores only
@@ -51,10 +44,7 @@ def soft_nms(
     Args:
         boxes: [P, 4] inclusive pixels, finite.
         scores: [P, C]; a score that is not finite is no candidate.
-        score_threshold: candidates score more than this, before any decay.
-        iou_threshold: overlap above which a score decays, in [0, 1].
-        min_score: a score below this, or of 0, is dropped, at any time.
-        max_detections: how many to give at most.
+        settings: the thresholds. A score of 0 is dropped too.
         final_threshold: the float32 score must be at least this in the end.
 
     Returns:
@@ -63,7 +53,8 @@ def soft_nms(
     all_scores = np.asarray(scores, np.float64)  # [P, C]
     floor = np.float32(final_threshold)
     # Compared in float32, as the caller sees the scores: 0.7 as float32 is not at least 0.7 as float64.
-    candidate = np.isfinite(all_scores) & (all_scores > score_threshold) & (np.float32(all_scores) >= floor)  # [P, C]
+    candidate = np.isfinite(all_scores) & (all_scores > settings.score_threshold)  # [P, C]
+    candidate &= np.float32(all_scores) >= floor
     proposals = np.flatnonzero(candidate.any(axis=1))  # [K]
     class_ids = np.flatnonzero(candidate.any(axis=0))  # [L]
     kept = np.ix_(proposals, class_ids)
@@ -71,14 +62,14 @@ def soft_nms(
     live = np.where(candidate[kept], all_scores[kept], -1.0)  # [K, L]
     flat = live.reshape(-1)  # a view; its first maximum has the lowest proposal, then the lowest class
     iou = inclusive_iou(np.asarray(boxes)[proposals], np.asarray(boxes)[proposals])  # [K, K]
-    decay = np.where(iou > iou_threshold, 1.0 - iou, 1.0)  # [K, K]
+    decay = np.where(iou > settings.iou_threshold, 1.0 - iou, 1.0)  # [K, K]
 
     taken: list[int] = []
     taken_scores: list[np.float32] = []
-    while flat.size and len(taken) < max_detections:
+    while flat.size and len(taken) < settings.max_detections:
         best = int(flat.argmax())
         score = flat[best]
-        if score <= 0.0 or score < min_score or np.float32(score) < floor:
+        if score <= 0.0 or score < settings.min_score or np.float32(score) < floor:
             break
         taken.append(best)
         taken_scores.append(np.float32(score))
@@ -94,10 +85,7 @@ def postprocess(
     class_probs: ArrayLike,
     image_size: tuple[int, int],
     input_size: int,
-    score_threshold: float = SCORE_THRESHOLD,
-    iou_threshold: float = IOU_THRESHOLD,
-    min_score: float = MIN_SCORE,
-    max_detections: int = MAX_DETECTIONS,
+    settings: NmsSettings = RELEASED,
     *,
     final_threshold: float = 0.0,
     labels: Sequence[str] | None = None,
@@ -113,7 +101,7 @@ def postprocess(
         class_probs: [P, C + 1], background first.
         image_size: (W, H) of the source picture in pixels.
         input_size: S.
-        score_threshold, iou_threshold, min_score, max_detections: as `soft_nms`.
+        settings: of soft-NMS.
         final_threshold: only detections that score at least this in the end. Evaluation keeps 0.
         labels: C class names; without, a name is the class id in digits.
 
@@ -141,13 +129,7 @@ def postprocess(
     visible = np.flatnonzero((continuous[:, 2:] > continuous[:, :2]).all(axis=1))
 
     rows, class_ids, scores = soft_nms(
-        inclusive[visible],
-        probs[finite[visible], 1:],
-        score_threshold=score_threshold,
-        iou_threshold=iou_threshold,
-        min_score=min_score,
-        max_detections=max_detections,
-        final_threshold=final_threshold,
+        inclusive[visible], probs[finite[visible], 1:], settings, final_threshold=final_threshold
     )
     names = tuple(str(class_id) if labels is None else labels[class_id] for class_id in class_ids)
     return Detections(continuous[visible[rows]], scores, class_ids.astype(np.int32), names)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from tinydet_tf.analysis.anchor_sets import AnchorSet, FloatArray, Frame, anchors_at
 from tinydet_tf.analysis.ground_truth import SIZES, ImageBoxes, is_of_size
-from tinydet_tf.training.step.assign import assign
+from tinydet_tf.assign import assign
 
 BoolArray = npt.NDArray[np.bool_]
 

@@ -3,7 +3,7 @@
 A anchors of one image, R base anchors of a level, G ground truths. Pixels are those of the network's input, boxes
 inclusive, as mmdetection 1.x has them (tinydet_tf.anchors).
 
-Thresholds. All detectors share the max-IoU rule of tinydet_tf.training.step.assign: a ground truth keeps its best
+Thresholds. All detectors share the max-IoU rule of tinydet_tf.assign: a ground truth keeps its best
 anchor if their IoU is at least 0.3. This rule, not the positive threshold, decides whether a ground truth gets an
 anchor at all.
 The positive thresholds are:
@@ -76,7 +76,7 @@ class AnchorSet:
       strides: of the levels, finest first.
       bases: float32 [R, 4] a level: the anchors of the cell at the origin.
       resize: how an image enters the network.
-      positive_iou, best_iou: see tinydet_tf.training.step.assign; best_iou is the negative threshold too.
+      positive_iou, best_iou: see tinydet_tf.assign; best_iou is the negative threshold too.
     """
 
     name: str
@@ -170,8 +170,9 @@ def faster_rcnn_fpn() -> AnchorSet:
     return AnchorSet("Faster R-CNN w/ FPN", strides, bases, AspectInput(800, 1333), 0.7, 0.3)
 
 
+_OTHERS = {each.__name__: each for each in (faster_rcnn, faster_rcnn_fpn, thundernet_32_512, thundernet)}
 #: The names that --models takes.
-MODELS = ("faster_rcnn", "faster_rcnn_fpn", "thundernet_32_512", "thundernet", "s", "m", "l")
+MODELS = (*_OTHERS, *map(str.lower, VARIANTS))
 
 
 def anchor_set(model: str) -> AnchorSet:
@@ -180,16 +181,10 @@ def anchor_set(model: str) -> AnchorSet:
     Raises:
       UserError: another name.
     """
-    others = {
-        "faster_rcnn": faster_rcnn,
-        "faster_rcnn_fpn": faster_rcnn_fpn,
-        "thundernet_32_512": thundernet_32_512,
-        "thundernet": thundernet,
-    }
     if model not in MODELS:
         raise UserError(f"model {model!r} is unknown; choose from {', '.join(MODELS)}")
-    if model in others:
-        return others[model]()
+    if model in _OTHERS:
+        return _OTHERS[model]()
     return tinydet(f"TinyDet-{model.upper()}", VARIANTS[model.upper()])
 
 

@@ -20,7 +20,7 @@ Four things would hide the shift. This is what is done about each:
   network's own input shows how much the cut hides.
 * Squeeze-and-excite. Its global mean lets every pixel of the image act on every cell a little: a flat pedestal, which
   again pulls the centroid to the image's centre. The gates are held constant in the gradient (their values stay those
-  of the image). `through_gates` differentiates them too.
+  of the image).
 * Which cell. The four cells around the image's middle (one where the side is odd) stand symmetric to it; their mean
   also has no favourite among the cells that share a coarser cell through nearest upsampling. Two of the four, on the
   diagonal, hold every row and column.
@@ -29,7 +29,7 @@ Four things would hide the shift. This is what is done about each:
   pixel where the geometry centres the cell. Turned kernels and turned noise are as probable as the first ones, so the
   mean over pairs is that over independent draws, whatever the network does between them: where the network samples
   symmetrically, the scatter cancels, and elsewhere it stays and shows in the standard error. What the pair leaves alone
-  is the network's sampling grid, and that is what shifts. `paired=False` draws both halves independently.
+  is the network's sampling grid, and that is what shifts.
 
 Batch normalization holds the statistics of a training-mode pass over noise, of that draw's weights, and is constant in
 the gradient. With fresh statistics (mean 0, variance 1) activations would shrink or grow from layer to layer and the
@@ -42,7 +42,7 @@ import dataclasses
 import io
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,6 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
 from tinydet_tf.config import ModelConfig
 from tinydet_tf.layers.blocks import BatchNorm
-from tinydet_tf.model.backbone import normalize
 from tinydet_tf.model.backbones import BACKBONES
 from tinydet_tf.model.detector import TinyDet
 
@@ -105,28 +104,19 @@ class LevelField:
 
     Attributes:
       stride: in pixels.
-      cells: the rows (= columns) of the measured cells.
       theory: offset by the geometry, of this level alone, in pixels.
       offset: (x, y) of the ERF's centroid less the anchor centre, in pixels, mean over the draws.
       standard_error: of the two, over the draws; nan for a single draw.
       rms_radius: root of the mean squared distance from the centroid, in pixels.
-      half_radius: of the disc around the centroid that holds half of the energy, in pixels.
       energy: float64 [N, N], sum at most 1; its middle ((N - 1) / 2 on both axes) is the anchor centre.
     """
 
     stride: int
-    cells: tuple[int, ...]
     theory: float
     offset: tuple[float, float]
     standard_error: tuple[float, float]
     rms_radius: float
-    half_radius: float
     energy: FloatArray
-
-    @property
-    def anchor_centres(self) -> tuple[float, ...]:
-        """Centres of the measured cells' anchors in pixels of the measured image, the same on both axes."""
-        return tuple(self.stride * cell + 0.5 * (self.stride - 1) for cell in self.cells)
 
 
 def centroid(energy: FloatArray) -> tuple[float, float]:
@@ -138,15 +128,12 @@ def centroid(energy: FloatArray) -> tuple[float, float]:
     return x, y
 
 
-def radii(energy: FloatArray) -> tuple[float, float]:
-    """(rms radius, radius of the disc with half of the energy) of [N, N] about its centroid, in pixels."""
+def rms_radius(energy: FloatArray) -> float:
+    """Root of the mean squared distance from the centroid of [N, N], in pixels."""
     x, y = centroid(energy)
     position = np.arange(energy.shape[0]) - 0.5 * (energy.shape[0] - 1)
     squared = (position - x) ** 2 + ((position - y) ** 2)[:, None]
-    order = np.argsort(squared, axis=None)
-    held = np.cumsum(energy.ravel()[order])
-    half = squared.ravel()[order][np.searchsorted(held, 0.5 * held[-1])]
-    return math.sqrt(float((energy * squared).sum() / energy.sum())), math.sqrt(float(half))
+    return math.sqrt(float((energy * squared).sum() / energy.sum()))
 
 
 def random_pyramid(config: ModelConfig, alignment: Alignment) -> keras.Model:
@@ -163,8 +150,6 @@ def measure_random(
     draws: int,
     seed: int = 0,
     size: int | None = None,
-    through_gates: bool = False,
-    paired: bool = True,
 ) -> list[LevelField]:
     """The ERFs over random weights, drawn anew from the layers' initializers, and Gaussian noise images.
 
@@ -176,15 +161,14 @@ def measure_random(
       draws: pairs of (weights, image).
       seed: seeds everything that is drawn. The weights of a draw are the same whatever the alignment.
       size: N; None: the pyramid's own input.
-      through_gates: differentiate the squeeze-and-excite gates too.
-      paired: antithetic halves (see the module); else two independent ones.
 
     Raises:
       UserError: draws below 1, or a size that does not fit.
     """
-    _check_draws(draws)
+    if draws < 1:
+        raise UserError(f"draws is {draws}; give at least 1")
     own = int(pyramid.inputs[0].shape[1])
-    probe = _Probe(pyramid, strides, size or own, through_gates=through_gates)
+    probe = _Probe(pyramid, strides, size or own)
     results = [_Mean(probe.size) for _ in strides]
     for draw in range(draws):
         generator = np.random.default_rng([seed, draw])
@@ -193,68 +177,16 @@ def measure_random(
         cotangents = [generator.standard_normal(channels, np.float32) for channels in probe.channels]
         pyramid(_noise(generator, own)[None], training=True)
         maps = [probe.gradient(image, level, 0, cotangents[level]) for level in range(len(strides))]
-        if paired:
-            for variable, kernel in kernels:
-                variable.assign(kernel[::-1, ::-1])
-        else:
-            _draw_kernels(pyramid, generator)
-            image = _noise(generator, probe.size)
-            cotangents = [generator.standard_normal(channels, np.float32) for channels in probe.channels]
-            pyramid(_noise(generator, own)[None], training=True)
+        for variable, kernel in kernels:
+            variable.assign(kernel[::-1, ::-1])
         for level, stride in enumerate(strides):
             # The image is turned about its middle, then moved so that the other cell sees what the first one saw, but
             # turned. Wrapping at the border does no harm to noise.
             shift = round(2 * alignment.offset(stride))
-            turned = np.roll(image[::-1, ::-1], (shift, shift), (0, 1)) if paired else image
+            turned = np.roll(image[::-1, ::-1], (shift, shift), (0, 1))
             results[level].add(maps[level], probe.gradient(turned, level, -1, cotangents[level]))
         _LOG.info("%s: draw %d of %d", alignment.name, draw + 1, draws)
-    return [
-        result.field(stride, probe.cells(level), alignment.offset(stride))
-        for level, (stride, result) in enumerate(zip(strides, results, strict=True))
-    ]
-
-
-def measure_images(
-    detector: TinyDet, images: Iterable[npt.NDArray[np.uint8]], *, seed: int = 0, through_gates: bool = False
-) -> list[LevelField]:
-    """The ERFs of a detector's own weights, averaged over images; the standard errors are over the images.
-
-    Args:
-      detector: a trained one.
-      images: RGB uint8 [N, N, 3], all of one size, a multiple of the coarsest stride.
-      seed: seeds the random combinations of channels.
-
-    Raises:
-      UserError: no image, or a size that does not fit.
-    """
-    config = detector.config
-    alignment = alignment_of(config)
-    probe: _Probe | None = None
-    results: list[_Mean] = []
-    generator = np.random.default_rng(seed)
-    for image in images:
-        if probe is None:
-            probe = _Probe(detector.pyramid, config.strides, image.shape[0], through_gates=through_gates)
-            results = [_Mean(probe.size) for _ in config.strides]
-        normalized = normalize(image).numpy()
-        for level, result in enumerate(results):
-            cotangent = generator.standard_normal(config.channels, np.float32)
-            result.add(*(probe.gradient(normalized, level, side, cotangent) for side in (0, -1)))
-    if probe is None:
-        raise UserError("no image came; give at least one")
-    return [
-        result.field(stride, probe.cells(level), alignment.offset(stride))
-        for level, (stride, result) in enumerate(zip(config.strides, results, strict=True))
-    ]
-
-
-def alignment_of(config: ModelConfig) -> Alignment:
-    """The alignment that a detector was built with."""
-    for known in alignments(config):
-        if (known.align, known.align_stem) == (config.align, config.align_stem):
-            return known
-    pads_before = BACKBONES[config.backbone].dialect.pads_before
-    return Alignment("with alignment at the stem alone", config.align, config.align_stem, pads_before)
+    return [result.field(stride, alignment.offset(stride)) for stride, result in zip(strides, results, strict=True)]
 
 
 def alignments(config: ModelConfig) -> tuple[Alignment, ...]:
@@ -266,7 +198,7 @@ def alignments(config: ModelConfig) -> tuple[Alignment, ...]:
 class _Probe:
     """Gradient maps of single cells, on images of another size than the pyramid was built for."""
 
-    def __init__(self, pyramid: keras.Model, strides: Sequence[int], size: int, *, through_gates: bool) -> None:
+    def __init__(self, pyramid: keras.Model, strides: Sequence[int], size: int) -> None:
         if size < strides[-1] or size % strides[-1]:
             raise UserError(f"input size {size}: expected a multiple of {strides[-1]}, the coarsest stride")
         self.size, self._strides = size, tuple(strides)
@@ -274,7 +206,7 @@ class _Probe:
         self._model = keras.models.clone_model(
             pyramid,
             input_tensors=keras.Input([size, size, 3]),
-            clone_function=lambda layer: layer if through_gates else _held(layer),
+            clone_function=_held,
         )
         self.channels = tuple(int(output.shape[-1]) for output in self._model.outputs)
         self._gradient = tf.function(self._trace, autograph=False)
@@ -342,28 +274,20 @@ class _Mean:
         self._sum += energy
         self._centroids.append(centroid(energy))
 
-    def field(self, stride: int, cells: tuple[int, ...], theory: float) -> LevelField:
+    def field(self, stride: int, theory: float) -> LevelField:
         found = np.asarray(self._centroids)  # [draws, 2]
         count = len(found)
         error = found.std(0, ddof=1) / math.sqrt(count) if count > 1 else np.full(2, np.nan)
         mean = found.mean(0)
         energy = self._sum / count
-        rms, half = radii(energy)
         return LevelField(
             stride=stride,
-            cells=cells,
             theory=theory,
             offset=(float(mean[0]), float(mean[1])),
             standard_error=(float(error[0]), float(error[1])),
-            rms_radius=rms,
-            half_radius=half,
+            rms_radius=rms_radius(energy),
             energy=energy,
         )
-
-
-def _check_draws(draws: int) -> None:
-    if draws < 1:
-        raise UserError(f"draws is {draws}; give at least 1")
 
 
 def _noise(generator: np.random.Generator, size: int) -> npt.NDArray[np.float32]:
@@ -399,17 +323,10 @@ def _moved(energy: FloatArray, shift: int) -> FloatArray:
 
 def table(fields: Sequence[LevelField]) -> str:
     """The levels as lines of text, offsets in pixels."""
-    lines = [
-        f"{'stride':>6} {'cells':>9} {'anchor centres':>15} {'theory':>7} {'offset x':>17} {'offset y':>17}"
-        f" {'rms radius':>11} {'half radius':>12}"
-    ]
+    lines = [f"{'stride':>6} {'theory':>7} {'offset x':>17} {'offset y':>17} {'rms radius':>11}"]
     for field in fields:
         x, y = (f"{value:+.2f} +- {error:.2f}" for value, error in zip(field.offset, field.standard_error, strict=True))
-        cells, centres = ",".join(map(str, field.cells)), ",".join(f"{c:g}" for c in field.anchor_centres)
-        lines.append(
-            f"{field.stride:>6} {cells:>9} {centres:>15} {field.theory:>+7.1f} {x:>17} {y:>17}"
-            f" {field.rms_radius:>11.1f} {field.half_radius:>12.1f}"
-        )
+        lines.append(f"{field.stride:>6} {field.theory:>+7.1f} {x:>17} {y:>17} {field.rms_radius:>11.1f}")
     return "\n".join(lines)
 
 
@@ -418,13 +335,10 @@ def as_json(fields: Sequence[LevelField]) -> list[dict[str, Any]]:
     return [
         {
             "stride": field.stride,
-            "cells": list(field.cells),
-            "anchor_centres": list(field.anchor_centres),
             "theory": field.theory,
             "offset": list(field.offset),
             "standard_error": [None if math.isnan(error) else error for error in field.standard_error],
             "rms_radius": field.rms_radius,
-            "half_radius": field.half_radius,
         }
         for field in fields
     ]

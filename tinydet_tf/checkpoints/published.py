@@ -1,4 +1,4 @@
-"""Between the published parameter names (docs/reference.md, "Published checkpoints") and Keras' variables, both ways.
+"""Between the published parameter names (docs/reference.md, "Published checkpoints") and Keras' variables.
 
 Layouts: PyTorch's convolutions are [O, I/g, kh, kw] and its fully connected layers [O, I], with O outputs, I inputs and
 g groups; Keras' are [kh, kw, I/g, O] and [I, O]. A depthwise kernel is [C, 1, kh, kw] there and [kh, kw, C, 1] here.
@@ -52,12 +52,6 @@ class Parameter:
     weight: str  # the layer's attribute
     axes: tuple[int, ...]  # for each axis of the variable, the published axis
 
-    def to_keras(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        return array.transpose(self.axes)
-
-    def to_published(self, array: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.ascontiguousarray(array.transpose(np.argsort(self.axes)))
-
     def published_shape(self, keras_shape: Iterable[int]) -> tuple[int, ...]:
         keras_shape = tuple(keras_shape)
         return tuple(keras_shape[axis] for axis in np.argsort(self.axes))
@@ -104,22 +98,11 @@ def import_published(path: str | Path, variant: str) -> Imported:
     if problem is not None:
         raise UserError(_explain(path, tensors, variant, problem))
     for parameter in parameters:
-        variables[parameter.name].assign(parameter.to_keras(taken[parameter.name]))
+        variables[parameter.name].assign(taken[parameter.name].transpose(parameter.axes))
     backbone_only = _is_backbone(tensors)
     names, ids = ((), ()) if backbone_only else _classes(detector.num_classes, read_class_names(path))
     config = Config(variant=variant, model=model, class_names=names, category_ids=ids)
     return Imported(detector, config, left_out, backbone_only, len(parameters))
-
-
-def export_published(detector: TinyDet) -> dict[str, NDArray[np.float32]]:
-    """The detector's weights under the published names and in their layout; what `import_published` takes.
-
-    Raises:
-      UserError: an architecture that the published names do not cover.
-    """
-    parameters = detector_parameters(detector.config)
-    variables = _variables(detector, parameters)
-    return {p.name: p.to_published(variables[p.name].numpy()) for p in parameters}
 
 
 def detector_parameters(config: ModelConfig) -> tuple[Parameter, ...]:
@@ -194,12 +177,7 @@ def _batch_norm(name: str, layer: str) -> list[Parameter]:
 
 def _variables(detector: TinyDet, parameters: Iterable[Parameter]) -> dict[str, Any]:
     """The variable of each parameter, by published name. Two parameters with one variable are a bug of this module."""
-    layers = {
-        layer.name: layer
-        for part in (detector.pyramid, detector.rpn_head, detector.rcnn_head)
-        for layer in part.layers
-        if layer.weights
-    }
+    layers = detector.named_layers()
     variables = {p.name: getattr(layers[p.layer], p.weight) for p in parameters}
     if len({id(v) for v in variables.values()}) != len(variables):
         raise RuntimeError("two published names mean one variable")

@@ -1,22 +1,19 @@
-"""Which objects no anchor is trained on (GTMR, table 2), better anchors for your data, and figure 6.
+"""Which objects no anchor is trained on (GTMR, table 2), and better anchors for your data.
 
-Needs no pictures: a COCO-format json, or an .npz of boxes, is enough. Without any, the embedded digits set.
+Needs no pictures: a COCO-format json is enough. Without any, the embedded digits set.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tinydet_lite.cli import printable
 from tinydet_lite.errors import UserError
-from tinydet_lite.files import atomic_write, check_target
 from tinydet_tf.analysis.anchor_sets import MODELS, AnchorSet, anchor_set, tinydet
 from tinydet_tf.analysis.paper import TABLE2
+from tinydet_tf.cli.options import add_set, check_least, check_outputs, log_to_terminal, write_json
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import VARIANTS, Config, load_config
 
@@ -31,8 +28,7 @@ _SIZES = ("all", "small", "medium", "large")
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group("objects (none of these: the config's data, else the embedded digits set)")
-    data.add_argument("--annotations", type=Path, metavar="F", help="a COCO-format json, or an .npz of boxes")
-    data.add_argument("--images", type=Path, metavar="DIR", help="the pictures of --annotations, for --figure alone")
+    data.add_argument("--annotations", type=Path, metavar="F", help="a COCO-format json")
     data.add_argument("--data", metavar="DIR", help="as in train")
     data.add_argument("--split", choices=("train", "val"), default="val", help="of --data (default: %(default)s)")
     data.add_argument("--limit", type=int, metavar="N", help="the first N images only")
@@ -40,34 +36,25 @@ def parse() -> argparse.Namespace:
     detectors.add_argument("--models", nargs="+", metavar="NAME", help=f"any of {' '.join(MODELS)} (default: all)")
     detectors.add_argument("--variant", help=f"a TinyDet of yours: one of {', '.join(VARIANTS)}")
     detectors.add_argument("--config", type=Path, metavar="F", help="or that of a YAML file, see configs/")
-    detectors.add_argument(
-        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
-        help="override one of its keys, for example model.anchor_scale=4 (may be repeated)",
-    )  # fmt: skip
+    add_set(detectors, "model.anchor_scale=4")
     parser.add_argument(
         "--border", choices=("inside", "any"), default="inside",
         help="anchors that leave the image are not used, as in training (inside), or are (any) (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--suggest", action="store_true", help="search the anchor_scale that misses the fewest objects")
-    parser.add_argument(
-        "--figure", type=Path, metavar="OUT", help="draw figure 6: your TinyDet (default: M), ThunderNet"
-    )
-    parser.add_argument(
-        "--image-id", type=int, metavar="N", help="of --figure (default: the first with a small object)"
-    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write what is printed")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    log_to_terminal()
     check(args)
     config = load_config(args.config, variant=args.variant, assignments=args.assignments)
     yours = args.config is not None or args.variant is not None or bool(args.assignments)
     models = [anchor_set(name) for name in args.models or MODELS]
 
-    # Only now, so that --help and a mistyped name do not wait for TensorFlow and matplotlib.
+    # Only now, so that --help and a mistyped name do not wait for TensorFlow.
     from tinydet_tf.analysis.anchor_coverage import coverage
     from tinydet_tf.analysis.anchor_suggestion import suggest
 
@@ -75,18 +62,12 @@ def main() -> None:
     inside = args.border == "inside"
     content: dict[str, object] = {"images": len(images), "border": args.border}
     own = tinydet(f"yours ({args.config.stem if args.config else config.variant})", config.model, config.train)
-    if args.figure is not None:
-        from tinydet_tf.analysis.anchor_figure import choose_image, draw
-
-        image = choose_image(images, args.image_id)
-        draw(image, [own if yours else anchor_set("m"), anchor_set("thundernet")], args.figure, inside=inside)
-        print(f"Image {image.id} is drawn in {printable(str(args.figure))}")
     if args.suggest:
         suggestion = suggest(config.model, config.train, images, inside=inside, progress=True)
         show_suggestion(suggestion, config.variant)
         content["suggestion"] = as_json(suggestion)
-    # A figure or a suggestion alone is wanted quickly; models that are named are measured all the same.
-    if args.models is not None or not (args.suggest or args.figure):
+    # A suggestion alone is wanted quickly; models that are named are measured all the same.
+    if args.models is not None or not args.suggest:
         rows = models + ([own] if yours else [])
         results = [(anchors, coverage(anchors, images, inside=inside, progress=True)) for anchors in rows]
         show_table(results, len(images), inside)
@@ -96,33 +77,21 @@ def main() -> None:
             for a, result in results
         ]
         content["paper_table2"] = {name: dict(zip(_SIZES, row, strict=True)) for name, row in TABLE2.items()}
-    if args.json is not None:
-        atomic_write(args.json, (json.dumps(content, indent=2) + "\n").encode())
-        print(f"Written: {printable(str(args.json))}")
+    write_json(args.json, content)
 
 
 def check(args: argparse.Namespace) -> None:
     if args.annotations is not None and args.data is not None:
         raise UserError("--annotations and --data both name objects; give one of them")
-    if args.images is not None and args.annotations is None:
-        raise UserError("--images belongs to --annotations; give that too")
-    if args.images is not None and not args.images.is_dir():
-        raise UserError(f"image folder {args.images} does not exist or is not a folder")
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit is {args.limit}; give at least 1")
-    if args.image_id is not None and args.figure is None:
-        raise UserError("--image-id says what --figure draws; give that too")
-    if args.json is not None:
-        check_target(args.json)
-    if args.figure is not None:
-        check_target(args.figure)
+    check_least(args, limit=1)
+    check_outputs(args.json)
 
 
 def load(args: argparse.Namespace, config: Config) -> list[ImageBoxes]:
     from tinydet_tf.analysis.ground_truth import from_dataset, read_annotations
 
     if args.annotations is not None:
-        images = read_annotations(args.annotations, args.images)
+        images = read_annotations(args.annotations)
     else:
         from tinydet_tf.data.splits import is_digits, load_split
 

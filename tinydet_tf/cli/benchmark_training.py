@@ -4,38 +4,30 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from pathlib import Path
 
-from tinydet_lite.files import atomic_write
-from tinydet_tf.config import VARIANTS, load_config
+from tinydet_tf.cli.options import add_recipe, load_recipe, write_json
+from tinydet_tf.config import VARIANTS
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", default="S", help=f"one of {', '.join(VARIANTS)}")
-    parser.add_argument("--config", type=Path, metavar="F", help="the recipe (default: the defaults)")
-    parser.add_argument("--data", metavar="DIR", help="as in train (default: the embedded digits set)")
+    add_recipe(parser, "train.precision=mixed_bfloat16")
     parser.add_argument("--batch", type=int, default=16, metavar="N")
     parser.add_argument("--steps", type=int, default=8, metavar="N")
     parser.add_argument("--parts", action="store_true", help="also what each part of a step costs (takes a while)")
     parser.add_argument(
         "--cpu-time", action="store_true", help="count CPU seconds, on a machine that does other work too"
     )
-    parser.add_argument(
-        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
-        help="override a config key, for example train.precision=mixed_bfloat16 (may be repeated)",
-    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="OUT")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
-    given = [f"train.batch_size={args.batch}", "data.cache=false"]
-    config = load_config(args.config, variant=args.variant, assignments=given + args.assignments)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=args.data))
+    config = load_recipe(args, f"train.batch_size={args.batch}", "data.cache=false", variant=args.variant)
 
     import tf_keras as keras
 
@@ -75,6 +67,4 @@ def main() -> None:
         print(f"    {name:12} {seconds * 1e3:6.0f} ms  ({100 * seconds / result.step:.0f}%)")
     print(f"  trunk alone  {result.trunk * 1e3:8.0f} ms  (forward and backward)")
     print(f"  next batch   {result.input * 1e3:8.0f} ms  ({args.batch / result.input:.0f} images a second)")
-    if args.json is not None:
-        content = {**dataclasses.asdict(result), "images_per_second": result.images_per_second}
-        atomic_write(args.json, (json.dumps(content, indent=2) + "\n").encode())
+    write_json(args.json, {**dataclasses.asdict(result), "images_per_second": result.images_per_second})

@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
+from tinydet_tf.cli.options import check_least
 from tinydet_tf.commands import command_words
 
 
@@ -28,8 +29,7 @@ def main() -> None:
     args = parse()
     if not args.input.exists():
         raise UserError(f"--input {args.input} does not exist; give a Pascal VOC or YOLO folder, or a data.yaml")
-    if args.seed < 0:
-        raise UserError(f"--seed is {args.seed}; give 0 or more")
+    check_least(args, seed=0)
 
     from tinydet_lite.files import atomic_write
     from tinydet_tf.data.convert import ANNOTATION_FILE, coco_split, open_folder, train_and_val

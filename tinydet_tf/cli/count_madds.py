@@ -1,4 +1,4 @@
-"""Multiply-accumulates ("FLOPs" in the paper), parameters and activation memory, counted on the built Keras model."""
+"""Multiply-accumulates ("FLOPs" in the paper) and parameters, counted on the built Keras model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinydet_lite.errors import UserError
+from tinydet_tf.cli.options import add_set
 from tinydet_tf.config import VARIANTS, ModelConfig, load_config
 from tinydet_tf.model.backbones import BACKBONES
 
@@ -29,10 +30,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--num-classes", type=int, default=80, metavar="N", help="(default: 80, as in the paper)")
     parser.add_argument("--json", action="store_true", help="print json instead of tables")
-    parser.add_argument(
-        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
-        help="override a config key, for example model.input_size=256 (may be repeated)",
-    )  # fmt: skip
+    add_set(parser, "model.input_size=256")
     return parser.parse_args()
 
 
@@ -118,9 +116,6 @@ def print_tables(name: str, model: ModelConfig, variant: str, cost: Cost, printe
         share = f"{cost.totals[part] / cost.totals['total']:.0%}" if part != "total" else ""
         print(f"  {text:46}{share:>6}{cost.totals[part]:10.2f}{'' if number is None else f'{number:10.0f}'}")
     print(f"\nParameters (trainable): {cost.parameters:,d}")
-    memory = cost.memory
-    print(f"Activation memory, largest live set: {memory.megabytes(4):.1f} MB in float32, "
-          f"{memory.megabytes(1):.1f} MB in int8 (at {memory.at})")  # fmt: skip
     for number, note in enumerate(notes, 1):
         print(f"[{number}] {note}")
 
@@ -163,11 +158,6 @@ def document(name: str, variant: str, cost: Cost, printed: dict[str, float]) -> 
         "rows": [{"part": r.part, "name": r.name, "mmadds": r.mmadds} for r in cost.rows],
         "totals": cost.totals,
         "parameters": cost.parameters,
-        "activation_memory_mb": {
-            "float32": cost.memory.megabytes(4),
-            "int8": cost.memory.megabytes(1),
-            "at": cost.memory.at,
-        },
         "paper": printed,
         "misprints": {row: text for (of, row), text in MISPRINTS.items() if of == variant and row in printed},
     }

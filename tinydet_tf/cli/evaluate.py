@@ -11,13 +11,13 @@ from tinydet_lite.detector import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import read_model
 from tinydet_lite.tiles import TiledDetector
-from tinydet_tf.config import VARIANTS, Config, DataConfig
+from tinydet_tf.cli.options import add_model, check_least, check_model, check_outputs
+from tinydet_tf.config import Config, DataConfig
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS|X.tflite")
-    parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
+    add_model(parser, "RUN|WEIGHTS|X.tflite")
     parser.add_argument(
         "--data",
         metavar="DIR",
@@ -35,18 +35,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    if args.variant is not None and args.variant not in VARIANTS:
-        raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit is {args.limit}; give at least 1")
-    if not args.model.exists():
-        raise UserError(f"model {args.model} does not exist; give a run folder, a .weights.h5 or a .tflite file")
-    if args.json is not None:
-        if args.json.is_dir():
-            raise UserError(f"--json {args.json} is a folder; give a file name")
-        if not args.json.parent.is_dir():
-            raise UserError(f"--json {args.json}: there is no folder {args.json.parent}")
-
+    check_model(args, "a run folder, a .weights.h5 or a .tflite file")
+    check_least(args, limit=1)
+    check_outputs(args.json)
     tiles = tile_arguments(args)
 
     from tinydet_tf.data.splits import data_of, described, load_split

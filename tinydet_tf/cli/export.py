@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import Counter
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import POSTPROCESS
+from tinydet_tf.cli.options import add_model, check_least, check_variant
 from tinydet_tf.commands import command_text
-from tinydet_tf.config import VARIANTS
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS")
-    parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
+    add_model(parser)
     parser.add_argument("--format", choices=("float32", "float16", "dynamic", "int8", "int16"), default="float32")
     parser.add_argument(
         "--postprocess",
@@ -50,10 +50,8 @@ def size(text: str) -> tuple[int, int]:
 
 def main() -> None:
     args = parse()
-    if args.variant is not None and args.variant not in VARIANTS:
-        raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
-    if args.calibration_images is not None and args.calibration_images < 1:
-        raise UserError(f"--calibration-images is {args.calibration_images}; give at least 1")
+    check_variant(args.variant)
+    check_least(args, calibration_images=1)
     if args.picture_size is not None and args.postprocess != "tasks":
         raise UserError("--picture-size is for --postprocess tasks: the host sees how large the picture is")
     if not args.output.parent.is_dir():
@@ -68,42 +66,41 @@ def main() -> None:
         load_calibration_images,
         write_calibration,
     )
-    from tinydet_tf.export.convert import count_operators, export, write_tflite
-    from tinydet_tf.export.kept_ranges import export_int8, kept_ranges
+    from tinydet_tf.export.convert import export, write_tflite
+    from tinydet_tf.export.kept_ranges import kept_ranges
     from tinydet_tf.export.schemes import scheme_named
     from tinydet_tf.weights import load_detector
 
     detector, config = load_detector(args.model, variant=args.variant)
-    scheme, samples, kept = scheme_named(args.format), None, None
+    scheme, samples, observations = scheme_named(args.format), None, None
     if args.format == "int8" and args.data is None and args.calibration_images is None:
-        kept = kept_ranges(args.model)  # of a quantization-aware run
-    if scheme.integer and kept is None:
+        samples, observations = kept_ranges(args.model) or (None, None)  # of a quantization-aware run
+    if scheme.integer and samples is None:
         dataset = load_split(calibration_data(config, args.data), args.split)
         count = args.calibration_images or DEFAULT_IMAGES
         samples = load_calibration_images(dataset, config.model.input_size, count=count, seed=args.seed)
     elif args.data is not None or args.calibration_images is not None:
         raise UserError(f"--data and --calibration-images are for --format int8 and int16, not {args.format}")
-    if kept is not None:
-        exported = export_int8(detector, config, kept, postprocess=args.postprocess, picture_size=args.picture_size)
-    else:
-        exported = export(
-            detector,
-            config,
-            scheme,
-            postprocess=args.postprocess,
-            picture_size=args.picture_size,
-            samples=samples,
-            progress=True,
-        )
-    content = exported.content
+    exported = export(
+        detector,
+        config,
+        scheme,
+        postprocess=args.postprocess,
+        picture_size=args.picture_size,
+        samples=samples,
+        observations=observations,
+        progress=True,
+    )
+    content = exported.model
     write_tflite(content, args.output)
     if exported.calibration is not None:
         write_calibration(exported.calibration, calibration_file(args.output))
         print(f"Calibrated with {exported.calibration.note()}: {calibration_file(args.output)}")
-    operators = count_operators(content)
+    inspection = inspect_model(content)
+    operators = Counter(node.operator for node in inspection.nodes)
     print(f"TinyDet-{config.variant}, {detector.num_classes} classes, {config.model.input_size}x"
           f"{config.model.input_size}, {args.format}: {args.output}, {len(content) / 1e6:.1f} MB")  # fmt: skip
     print(f"{sum(operators.values())} operators, builtin only: "
           + ", ".join(f"{name} {count}" for name, count in operators.most_common()))  # fmt: skip
-    print("\n".join(inspect_model(content).lines()))
+    print("\n".join(inspection.lines()))
     print(f"Next:\n  {command_text('detect')} --model {args.output} --source IMAGE")

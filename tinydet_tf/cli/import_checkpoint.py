@@ -9,6 +9,7 @@ from pathlib import Path
 from tinydet_lite.cli import printable
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import check_target
+from tinydet_tf.cli.options import check_variant
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import VARIANTS
 
@@ -26,8 +27,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    if args.variant not in VARIANTS:
-        raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
+    check_variant(args.variant)
     if not args.output.name.endswith(SUFFIX):
         raise UserError(f"--output {args.output} does not end in {SUFFIX}; give it that ending")
     check_target(args.output)

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import shlex
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
+from tinydet_tf.cli.options import log_to_terminal
 from tinydet_tf.commands import command_words
 from tinydet_tf.config import VARIANTS, load_config
 
@@ -36,7 +36,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    log_to_terminal()
     config = load_config(args.config, variant=args.variant)
     dataclasses.replace(config.model, input_size=args.input_size)  # or refused, before the data is read
     if not args.data.is_dir():

@@ -9,15 +9,12 @@ import argparse
 from pathlib import Path
 
 from tinydet_lite.commands.tables import table as text_table
-from tinydet_lite.errors import UserError
-from tinydet_lite.files import check_target
-from tinydet_tf.config import VARIANTS
+from tinydet_tf.cli.options import add_model, check_least, check_model, check_outputs
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS")
-    parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
+    add_model(parser)
     parser.add_argument("--data", metavar="DIR", help="as in train (default: what the run was trained on)")
     parser.add_argument(
         "--split", choices=("train", "val"), default="val", help="what AP is measured on (default: val)"
@@ -29,20 +26,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--skip", action="append", default=[], metavar="SCHEME", help="all but this; may be repeated")
     parser.add_argument("--skip-sensitivity", action="store_true", help="without the rows of one part alone")
     parser.add_argument("--list", action="store_true", help="print the schemes and stop")
-    parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="the rows; the plot goes beside it")
+    parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="the rows")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
-    if args.variant is not None and args.variant not in VARIANTS:
-        raise UserError(f"variant {args.variant!r} does not exist; choose one of {', '.join(VARIANTS)}")
-    for option, value in (("--limit", args.limit), ("--calibration-images", args.calibration_images)):
-        if value is not None and value < 1:
-            raise UserError(f"{option} is {value}; give at least 1")
-    if not args.model.exists():
-        raise UserError(f"model {args.model} does not exist; give a run folder or a .weights.h5 file")
-    check_target(args.json)
+    check_model(args)
+    check_least(args, limit=1, calibration_images=1)
+    check_outputs(args.json)
 
     from tinydet_tf.data.splits import load_split
     from tinydet_tf.evaluation import evaluate, open_model
@@ -53,7 +45,6 @@ def main() -> None:
         Results,
         comparison_rows,
         identity_of,
-        plot,
         select,
         table,
     )
@@ -84,6 +75,4 @@ def main() -> None:
         print(f"[{number}/{len(rows)}] {row.name}", flush=True)
         results.add(row, bench.run(row))
     print(text_table(TABLE_HEADER, table(results, list(rows)), left=("scheme",)))
-    picture = args.json.with_suffix(".png")
-    plot(results, picture)
-    print(f"{len(dataset)} images. Rows: {args.json}, plot: {picture}")
+    print(f"{len(dataset)} images. Rows: {args.json}")

@@ -6,34 +6,26 @@ import argparse
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
-from tinydet_lite.files import atomic_path, check_target
-from tinydet_tf.config import assignment, load_config
+from tinydet_lite.files import atomic_path
+from tinydet_tf.cli.options import add_recipe, check_least, check_outputs, load_recipe
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, metavar="F", help="the recipe (default: the defaults)")
-    parser.add_argument("--data", metavar="DIR", help="as in train (default: the embedded digits set)")
+    add_recipe(parser, "data.augmentation=ssd")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="(default: 8)")
     parser.add_argument("--columns", type=int, default=4, metavar="N", help="(default: 4)")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.jpg")
-    parser.add_argument(
-        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
-        help="override a config key, for example data.augmentation=ssd (may be repeated)",
-    )  # fmt: skip
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
-    for name in ("images", "columns"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; give at least 1")
+    check_least(args, images=1, columns=1)
     if args.output.suffix.lower() not in (".jpg", ".jpeg", ".png"):
         raise UserError(f"--output {args.output} does not end in .jpg or .png; give it that ending")
-    check_target(args.output)
-    given = [] if args.data is None else [assignment("data.root", args.data)]
-    config = load_config(args.config, assignments=given + args.assignments)
+    check_outputs(args.output)
+    config = load_recipe(args)
 
     from tinydet_tf.data.pipeline import build_pipeline, one_line
     from tinydet_tf.data.show import draw_batch

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
+from tinydet_tf.cli.options import add_set, log_to_terminal
 from tinydet_tf.config import DIGITS, VARIANTS, Config, assignment, load_config
 from tinydet_tf.recipes import CONFIGS
 from tinydet_tf.training.run.cluster import check_cluster
@@ -48,16 +49,13 @@ def parse() -> argparse.Namespace:
         help="devices: one; mirrored, all GPUs of this machine; multiworker, all machines that TF_CONFIG names, which "
         "all run this same command (default: one)",
     )  # fmt: skip
-    parser.add_argument(
-        "--set", dest="assignments", action="append", default=[], metavar="KEY=VALUE",
-        help="override a config key, for example train.epochs=3 (may be repeated)",
-    )  # fmt: skip
+    add_set(parser, "train.epochs=3")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    log_to_terminal()
     logging.getLogger("absl").setLevel(logging.WARNING)  # TensorFlow tells of its file writing there
     if args.resume and args.overwrite:
         raise UserError("--resume goes on with a run and --overwrite removes it; give one of them")

@@ -127,17 +127,6 @@ class CocoDataset:
             raise UserError(f"cannot take {limit} images of {self.annotation_file}: expected at least 1")
         return dataclasses.replace(self, images=self.images[:limit])
 
-    def without_empty(self) -> CocoDataset:
-        """Only the images with a box that is not a crowd's; mmdetection 1.x trains on these.
-
-        Raises:
-            UserError: there is none.
-        """
-        images = tuple(image for image in self.images if not image.is_crowd.all())
-        if not images:
-            raise UserError(f"{self.annotation_file} has no image with a box to train on")
-        return dataclasses.replace(self, images=images)
-
 
 def locate_split(directory: Path | str, split: str) -> tuple[Path, Path]:
     """Find (annotation file, image folder) of a split ("train" or "val") in one of four layouts, tried in this order.
@@ -201,18 +190,21 @@ def _locate_coco_layout(directory: Path, split: str) -> tuple[Path, Path] | None
     return found[0] if found else None
 
 
-def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset:
+def load_coco(annotation_file: Path | str, image_dir: Path | str | None) -> CocoDataset:
     """Read a json of COCO's format and check that its images exist (by listing folders, without opening images).
 
     Boxes are clipped to their image; those thinner than a pixel afterwards are dropped. Both are counted in the report
     and logged in one line.
 
+    Args:
+        image_dir: None: the images need not be there, and the json has to give their sizes.
+
     Raises:
         UserError: something is missing, malformed or inconsistent; the message names the file and the entry.
     """
-    annotation_file, image_dir = Path(annotation_file), Path(image_dir)
+    annotation_file = Path(annotation_file)
     document = read_json(annotation_file)
-    if not image_dir.is_dir():
+    if image_dir is not None and not Path(image_dir).is_dir():
         raise UserError(f"image folder {image_dir} (for {annotation_file}) does not exist or is not a folder")
     entries = Entries(annotation_file, document)
 
@@ -227,7 +219,12 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str) -> CocoDataset
     entries.check_unique("images", image_ids)
     if not image_ids:
         raise UserError(f"{annotation_file} lists no images; expected at least one")
-    paths = _image_paths(annotation_file, image_dir, entries.column("images", "file_name", str))
+    file_names = entries.column("images", "file_name", str)
+    if image_dir is None:
+        entries.check_sizes()
+        paths = [Path(name) for name in file_names]
+    else:
+        paths = _image_paths(annotation_file, Path(image_dir), file_names)
     sizes = image_sizes(annotation_file, document["images"], paths)  # int64 [images, 2]: width, height
 
     entries.check_unique("annotations", entries.column("annotations", "id", int))
@@ -421,6 +418,12 @@ class Entries:
                 if value in seen:
                     raise UserError(f"{self.file}: id {value} appears more than once in {table}; ids must be unique")
                 seen.add(value)
+
+    def check_sizes(self) -> None:
+        for index, entry in enumerate(self.document["images"]):
+            for key in ("width", "height"):
+                if entry.get(key) is None:
+                    raise UserError(f'{self.file}: images[{index}] has no "{key}"; give the data with its images')
 
     def indices(self, table: str, key: str, ids: list[int]) -> np.ndarray:
         """For each entry the position of its `key` in ids: int64 [entries]."""

@@ -23,10 +23,10 @@ import json
 import logging
 import math
 import os
+import secrets
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -165,7 +165,8 @@ def digits_folder(
     try:
         root.mkdir(parents=True, exist_ok=True)
         _remove_stale(root, final.name)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", dir=root))
+        temporary = root / f".{final.name}.{secrets.token_hex(6)}"
+        temporary.mkdir()
     except OSError as error:
         raise UserError(
             f"digits: cannot write to the cache {root} ({os_reason(error)}); "
@@ -176,7 +177,6 @@ def digits_folder(
         counts = {"train": num_train, "val": num_val}
         for split, source in zip(_SPLITS, _load_sources(seed, size), strict=True):
             _write_split(temporary / split, source, split, counts[split], seed, size, density)
-        temporary.chmod(0o777 & ~_umask())
         try:
             temporary.rename(final)
         except OSError:
@@ -199,13 +199,6 @@ def _checked(folder: Path) -> Path:
     if missing:
         raise UserError(f"digits: {folder} is damaged (no {missing[0]}/instances.json); delete it, it is drawn again")
     return folder
-
-
-def _umask() -> int:
-    # The system has no call that reads the mask without setting it.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _remove_stale(root: Path, name: str) -> None:

@@ -23,7 +23,6 @@ over the window's sides, then clipped to 0..S-1.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,8 +39,6 @@ from tinydet_tf.data.augment import FILL_RGB, Sample, expand, min_iou_crop, phot
 from tinydet_tf.data.coco import CocoDataset, CocoImage
 from tinydet_tf.data.skipping import SkipBroken
 from tinydet_tf.data.small_objects import mosaic_of, paste_copies
-
-_LOG = logging.getLogger(__name__)
 
 Stage = Callable[[Sample], Sample]
 
@@ -60,8 +57,6 @@ def build_pipeline(
     augmentation: str = "none",
     mosaic: float = 0.0,
     copy_paste: int = 0,
-    max_boxes: int | None = None,
-    drop_remainder: bool | None = None,
     num_parallel_calls: int = tf.data.AUTOTUNE,
     cache: bool = False,
     first_epoch: int = 0,
@@ -84,9 +79,6 @@ def build_pipeline(
         augmentation: "none" or "ssd" (augment.py); for training only.
         mosaic: the share of training images that become four images in one (small_objects.py).
         copy_paste: how many copies of small objects may be pasted into a training image (small_objects.py).
-        max_boxes: G; None: the largest number of boxes of an image. Where an image has more, the first ones in the
-            file's order are kept, and a warning says how many boxes that drops.
-        drop_remainder: None: as `training`.
         num_parallel_calls: how many samples are made at a time.
         cache: keep decoded and resized images in memory, S*S*3 bytes each, from their first use on. For small sets;
             what augments an image then works on the resized one, at its resolution.
@@ -105,18 +97,16 @@ def build_pipeline(
             image decodes, or one does not and training is off, tf.errors.InvalidArgumentError, whose message has the
             UserError's line (tf.data has no way to pass an exception on).
     """
-    drop_remainder = training if drop_remainder is None else drop_remainder
     num_images = len(dataset)
     for name, value, least in (
         ("input_size", input_size, 1),
         ("batch_size", batch_size, 1),
         ("seed", seed, 0),
         ("first_epoch", first_epoch, 0),
-        ("max_boxes", 1 if max_boxes is None else max_boxes, 1),
     ):
         if value < least:
             raise UserError(f"{name} is {value}, expected at least {least}")
-    if drop_remainder and batch_size > num_images:
+    if training and batch_size > num_images:
         raise UserError(
             f"batch_size {batch_size} is larger than the {num_images} images of {dataset.annotation_file}; "
             f"give a batch_size of at most {num_images}"
@@ -132,7 +122,6 @@ def build_pipeline(
         augmentation=augmentation,
         mosaic=mosaic,
         copy_paste=copy_paste,
-        max_boxes=max_boxes,
         cache=cache,
     )
     rows = image_rows(num_images, seed, first_epoch, shuffle=training)
@@ -143,7 +132,7 @@ def build_pipeline(
         rows = rows.unbatch().apply(tf.data.experimental.assert_cardinality(num_images // batch_size * size))
         batch_size = size
     samples = make_samples(rows, list(stages.values()), num_parallel_calls)
-    return samples.batch(batch_size, drop_remainder=drop_remainder).prefetch(tf.data.AUTOTUNE)
+    return samples.batch(batch_size, drop_remainder=training).prefetch(tf.data.AUTOTUNE)
 
 
 def make_stages(
@@ -155,11 +144,10 @@ def make_stages(
     augmentation: str = "none",
     mosaic: float = 0.0,
     copy_paste: int = 0,
-    max_boxes: int | None = None,
     cache: bool = False,
 ) -> dict[str, Stage]:
     """The stages by name, in the order they run; the arguments are those of `build_pipeline`."""
-    box_rows, crowd_rows = _padded_sizes(dataset, max_boxes)
+    box_rows, crowd_rows = _padded_sizes(dataset)
     loader = _Loader(dataset, skip_broken=training, cached_size=input_size if cache else None)
     stages: dict[str, Stage] = {"load": loader.load}
     if training and mosaic:
@@ -365,22 +353,11 @@ def image_rows(num_images: int, seed: int, first_epoch: int, *, shuffle: bool) -
     return rows.apply(tf.data.experimental.assert_cardinality(num_images))
 
 
-def _padded_sizes(dataset: CocoDataset, max_boxes: int | None) -> tuple[int, int]:
-    """(G, K); warns if max_boxes drops boxes."""
+def _padded_sizes(dataset: CocoDataset) -> tuple[int, int]:
+    """(G, K)."""
     crowds = [int(image.is_crowd.sum()) for image in dataset.images]
     counts = [len(image.boxes) - crowd for image, crowd in zip(dataset.images, crowds, strict=True)]
-    if max_boxes is not None:
-        excess = [count - max_boxes for count in counts if count > max_boxes]
-        if excess:
-            _LOG.warning(
-                "%s: max_boxes %d drops %d boxes of %d images; the largest number of an image is %d",
-                dataset.annotation_file,
-                max_boxes,
-                sum(excess),
-                len(excess),
-                max(counts),
-            )
-    return max(1, *counts) if max_boxes is None else max_boxes, max(1, *crowds)
+    return max(1, *counts), max(1, *crowds)
 
 
 class _Loader:

@@ -12,9 +12,8 @@ import dataclasses
 import json
 import logging
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -27,7 +26,6 @@ from tinydet_tf.config import Config, DataConfig
 from tinydet_tf.data.coco import CocoDataset, CocoImage
 from tinydet_tf.data.pipeline import load_arrays
 from tinydet_tf.data.splits import data_of
-from tinydet_tf.export.schemes import METHODS
 
 _LOG = logging.getLogger(__name__)
 
@@ -160,7 +158,12 @@ def observe(
         interpreter = Interpreter(model_content=model, num_threads=threads, experimental_preserve_all_tensors=True)
     interpreter.allocate_tensors()
     (image,) = interpreter.get_input_details()
-    check_input(image, samples)
+    wanted, came = [int(side) for side in image["shape"]], [1, *samples.images.shape[1:]]
+    if wanted != came or image["dtype"] != np.uint8:
+        raise UserError(
+            f"the calibration images are uint8 {came}, the model takes {INPUT} as {np.dtype(image['dtype'])} {wanted}; "
+            "prepare them for this model's input size"
+        )
     index_of = {d["name"]: d["index"] for d in interpreter.get_tensor_details() if d["name"] in tensors}
     missing = sorted(set(tensors) - set(index_of))
     if missing:
@@ -180,44 +183,19 @@ def observe(
     return {name: Observation(low[name], high[name], np.stack(kept[name])) for name in index_of}
 
 
-def check_input(details: dict[str, Any], samples: CalibrationImages) -> None:
-    """Raises UserError where an interpreter's input, as `get_input_details` describes it, does not fit the samples."""
-    wanted, came = [int(side) for side in details["shape"]], [1, *samples.images.shape[1:]]
-    if wanted != came or details["dtype"] != np.uint8:
-        raise UserError(
-            f"the calibration images are uint8 {came}, the model takes {INPUT} as {np.dtype(details['dtype'])} "
-            f"{wanted}; prepare them for this model's input size"
-        )
-
-
 def ranges(observations: dict[str, Observation], method: str = "min_max") -> dict[str, Range]:
     """The range of each tensor; 0 always lies in it, so that padding is exact.
 
     Args:
-      method: a key of `schemes.METHODS`.
-
-    Raises:
-      UserError: there is no such method.
+      method: one of `schemes.METHODS`.
     """
-    if method not in METHODS:
-        raise UserError(f"calibration method {method!r} does not exist; choose from {', '.join(METHODS)}")
-    found = {name: _METHODS[method](observation) for name, observation in observations.items()}
-    return {name: (min(float(low), 0.0), max(float(high), 0.0)) for name, (low, high) in found.items()}
-
-
-def _min_max(seen: Observation) -> Range:
-    return seen.low.min(), seen.high.max()
-
-
-def _percentile(seen: Observation) -> Range:
-    low, high = np.percentile(seen.values, _PERCENTILES)
-    return low, high
-
-
-_METHODS: dict[str, Callable[[Observation], Range]] = {
-    "min_max": _min_max,
-    "percentile": _percentile,
-}
+    found = {}
+    for name, seen in observations.items():
+        low, high = seen.low.min(), seen.high.max()
+        if method == "percentile":
+            low, high = np.percentile(seen.values, _PERCENTILES)
+        found[name] = (min(float(low), 0.0), max(float(high), 0.0))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

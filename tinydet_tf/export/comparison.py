@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tinydet_lite.errors import UserError
-from tinydet_lite.files import atomic_path, atomic_write
+from tinydet_lite.files import atomic_write
 from tinydet_lite.lab.benchmark import benchmark
 from tinydet_lite.lab.inspection import inspect_model
 from tinydet_tf.config import Config
@@ -182,7 +182,8 @@ class Bench:
             for file, content in ((path, quantized), (reference, self.float_model(integer=False))):
                 atomic_write(file, with_metadata(content, self.detector, self.config, row.scheme.name))
             metrics = self.measure(path)
-            times = benchmark([path, reference], num_threads=(1,), runs=_RUNS, warmup=3, image=self.image)
+            models = [path, reference]
+            times = benchmark(models, (1,), runs=_RUNS, warmup=3, image=self.image, times_only=True).results
             size = path.stat().st_size
         partitions = inspect_model(quantized).partitions
         return {
@@ -225,36 +226,3 @@ def table(results: Results, names: Sequence[str]) -> list[list[str]]:
 
 
 TABLE_HEADER = ("scheme", "AP", "APs", "MB", "ms", "/ float32", "partitions")
-
-
-def plot(results: Results, path: Path) -> None:
-    """AP against latency, and the AP of each part alone in int8, as one picture.
-
-    Raises:
-      UserError: matplotlib is missing, or the file cannot be written.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("plots need matplotlib; install it with pip install 'tinydet-tf[plots]'") from error
-    alone = {n.removeprefix(_SENSITIVITY): r for n, r in results.rows.items() if n.startswith(_SENSITIVITY)}
-    whole = {name: row for name, row in results.rows.items() if not name.startswith(_SENSITIVITY)}
-    figure = Figure(figsize=(9, 5 + (5 if alone else 0)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2 if alone else 1, squeeze=False)[:, 0]
-    for name, row in whole.items():
-        ratio = row["milliseconds"] / row["reference_milliseconds"]
-        axes[0].plot(ratio, 100 * row["AP"], "o")
-        axes[0].annotate(name, (ratio, 100 * row["AP"]), fontsize=6, xytext=(3, 3), textcoords="offset points")
-    axes[0].set(xlabel="time of one thread, float32 = 1", ylabel="AP", title="Schemes")
-    if len(whole) > 1 and max(r["milliseconds"] / r["reference_milliseconds"] for r in whole.values()) > 5:
-        axes[0].set_xscale("log")
-    if alone:
-        base = 100 * results.rows[REFERENCE]["AP"] if REFERENCE in results.rows else 0.0
-        axes[1].bar(range(len(alone)), [100 * row["AP"] - base for row in alone.values()])
-        axes[1].set_xticks(range(len(alone)), list(alone), rotation=90, fontsize=6)
-        axes[1].set(ylabel="AP minus float32's", title="One part alone in int8")
-        axes[1].axhline(0.0, color="black", linewidth=0.5)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
@@ -16,51 +15,17 @@ from tinydet_lite.files import atomic_write
 from tinydet_lite.metadata import ModelInfo, append_metadata
 from tinydet_tf.config import Config
 from tinydet_tf.data.splits import set_name
-from tinydet_tf.export.calibration import Calibration, CalibrationImages
+from tinydet_tf.export.calibration import Calibration, CalibrationImages, Observation
 from tinydet_tf.export.graph import HostGraph, build_graph
-from tinydet_tf.export.quantize import quantize
+from tinydet_tf.export.quantize import Quantized, quantize
 from tinydet_tf.export.schemes import Scheme, scheme_named
 from tinydet_tf.export.tasks_metadata import put_in, tasks_metadata
 from tinydet_tf.model.detector import TinyDet
 
 
-@dataclasses.dataclass(frozen=True)
-class Exported:
-    """A whole .tflite, and what a static one was calibrated with."""
-
-    content: bytes
-    calibration: Calibration | None = None
-
-
-def convert(
-    detector: TinyDet,
-    config: Config,
-    *,
-    quantization: str = "float32",
-    postprocess: str = "host",
-    picture_size: tuple[int, int] | None = None,
-    samples: CalibrationImages | None = None,
-) -> bytes:
-    """The whole .tflite of a detector, with labels and everything else that tinydet_lite needs inside.
-
-    Args:
-      quantization: a key of `schemes.FORMATS`.
-      postprocess: a key of `graph.GRAPHS`.
-      picture_size: (W, H), see `graph.TasksGraph`.
-      samples: calibration images, for int8 and int16.
-
-    Raises:
-      UserError: a format or form that does not exist, a picture size that is none or has no use, or calibration images
-        that are missing or do not fit.
-    """
-    return export(
-        detector,
-        config,
-        scheme_named(quantization),
-        postprocess=postprocess,
-        picture_size=picture_size,
-        samples=samples,
-    ).content
+def convert(detector: TinyDet, config: Config, *, quantization: str = "float32", **options: Any) -> bytes:
+    """The whole .tflite of a detector, by a key of `schemes.FORMATS` and the options of `export`."""
+    return export(detector, config, scheme_named(quantization), **options).model
 
 
 def export(
@@ -71,13 +36,26 @@ def export(
     postprocess: str = "host",
     picture_size: tuple[int, int] | None = None,
     samples: CalibrationImages | None = None,
+    observations: dict[str, Observation] | None = None,
     progress: bool = False,
-) -> Exported:
-    """As `convert`, by any scheme; gives what it was calibrated with too."""
+) -> Quantized:
+    """The whole .tflite of a detector, with labels and everything else that tinydet_lite needs inside.
+
+    Args:
+      postprocess: a key of `graph.GRAPHS`.
+      picture_size: (W, H), see `graph.TasksGraph`.
+      samples: calibration images, for int8 and int16.
+      observations: as `quantize`.
+      progress: show a bar on a terminal while calibrating.
+
+    Raises:
+      UserError: a form that does not exist, a picture size that is none or has no use, or calibration images that are
+        missing or do not fit.
+    """
     graph = build_graph(detector, postprocess, integer=scheme.integer, picture_size=picture_size)
-    quantized = quantize(to_flatbuffer(graph), scheme, samples, progress=progress)
+    quantized = quantize(to_flatbuffer(graph), scheme, samples, observations=observations, progress=progress)
     content = with_metadata(quantized.model, detector, config, scheme.name, quantized.calibration, postprocess)
-    return Exported(content, quantized.calibration)
+    return Quantized(content, quantized.calibration)
 
 
 def with_metadata(
@@ -123,25 +101,11 @@ def to_flatbuffer(graph: HostGraph) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         model = converter.convert()
-    operators = count_operators(model)
-    foreign = [name for name in operators if name.startswith(("CUSTOM", "Flex"))]
+    codes = schema.ModelT.InitFromPackedBuf(model, 0).operatorCodes
+    foreign = [code.customCode.decode() for code in codes if code.customCode is not None]
     if foreign:
         raise RuntimeError(f"the converted graph needs operators that are not builtin: {', '.join(foreign)}")
     return bytes(model)
-
-
-def count_operators(model: bytes) -> collections.Counter[str]:
-    """How often each operator occurs in a .tflite, by its name in the schema; custom ones as 'CUSTOM name'."""
-    names = {value: key for key, value in vars(schema.BuiltinOperator).items() if not key.startswith("_")}
-    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
-
-    def name(code: schema.OperatorCodeT) -> str:
-        builtin = max(code.builtinCode, code.deprecatedBuiltinCode)
-        return f"CUSTOM {code.customCode.decode()}" if names[builtin] == "CUSTOM" else names[builtin]
-
-    return collections.Counter(
-        name(parsed.operatorCodes[op.opcodeIndex]) for graph in parsed.subgraphs for op in graph.operators
-    )
 
 
 def write_tflite(content: bytes, path: Path) -> None:

@@ -18,14 +18,12 @@ import numpy as np
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
 from tinydet_tf.commands import command_text
-from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.export.calibration import CalibrationImages, Observation, load_calibration_images, observe, ranges
-from tinydet_tf.export.convert import Exported, to_flatbuffer, with_metadata
-from tinydet_tf.export.graph import HostGraph, build_graph
-from tinydet_tf.export.quantize import observed_tensors, quantize
+from tinydet_tf.export.convert import to_flatbuffer
+from tinydet_tf.export.graph import HostGraph
+from tinydet_tf.export.quantize import observed_tensors
 from tinydet_tf.export.schemes import FORMATS
-from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import CALIBRATION, load_detector, weights_file
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +43,7 @@ def keep_ranges(folder: Path, train_data: CocoDataset) -> None:
     except UserError as error:
         _LOG.warning("no ranges are kept for the int8 export (%s); give it images to calibrate with", error)
         return
-    model = _int8_graph(detector)
+    model = to_flatbuffer(HostGraph(detector, integer=True))
     method = FORMATS["int8"].method
     found = ranges(observe(model, samples, observed_tensors(model)), method)
     content = {
@@ -63,7 +61,7 @@ def keep_ranges(folder: Path, train_data: CocoDataset) -> None:
 
 
 def kept_ranges(model: Path) -> tuple[CalibrationImages, dict[str, Observation]] | None:
-    """What `export_int8` takes: where the ranges are from, and each tensor's; None where nothing was kept.
+    """Samples and observations for `convert.export`: where ranges are from, and each tensor's. None: none were kept.
 
     Args:
       model: RUN or WEIGHTS in its folder, as `export --model` takes it.
@@ -93,43 +91,6 @@ def kept_ranges(model: Path) -> tuple[CalibrationImages, dict[str, Observation]]
             return None  # for example last.weights.h5: the ranges were measured with best.weights.h5
         raise UserError(f"{path} is of other weights than {weights.name}; finish the run with --resume, or remove it")
     return samples, observations
-
-
-def export_int8(
-    detector: TinyDet,
-    config: Config,
-    kept: tuple[CalibrationImages, dict[str, Observation]],
-    *,
-    postprocess: str = "host",
-    picture_size: tuple[int, int] | None = None,
-) -> Exported:
-    """The int8 .tflite of a detector by what `kept_ranges` gave for its run.
-
-    Args:
-      postprocess, picture_size: as `convert.convert`.
-
-    Raises:
-      UserError: as `graph.build_graph`, or another version of the exporter kept the ranges and named the tensors
-        otherwise.
-    """
-    graph = build_graph(detector, postprocess, integer=True, picture_size=picture_size)
-    samples, observations = kept
-    model = _int8_graph(detector)
-    missing = set(observed_tensors(model)) - set(observations)
-    if missing:
-        raise UserError(
-            f"the run's {CALIBRATION} knows nothing of {len(missing)} tensors of this graph, for example "
-            f"{min(missing)!r}: it was kept by another version; remove it to calibrate with images instead"
-        )
-    if postprocess != "host":  # the operators it adds stay in float and need no ranges
-        model = to_flatbuffer(graph)
-    done = quantize(model, FORMATS["int8"], samples, observations=observations)
-    content = with_metadata(done.model, detector, config, "int8", done.calibration, postprocess)
-    return Exported(content, done.calibration)
-
-
-def _int8_graph(detector: TinyDet) -> bytes:
-    return to_flatbuffer(HostGraph(detector, integer=True))
 
 
 def _observed(low: float, high: float) -> Observation:

@@ -8,15 +8,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import itertools
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, Range, observe, ranges
+from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, observe, ranges
 from tinydet_tf.export.packing import pack
 from tinydet_tf.export.schemes import Scheme, scope_pattern
 
@@ -47,17 +47,18 @@ def quantize(
       scheme: which parts and how.
       samples: calibration images, for schemes that need them.
       observations: what `observe` gave for these samples, if it is there already: of all of `observed_tensors` that
-        the scheme may quantize. Those of the host's graph do for the tasks', whose own part stays float.
+        the scheme may quantize. Those of the host's graph do for the tasks', whose own part stays float. They may be
+        what a quantization-aware run has kept (kept_ranges.py).
       progress: show a bar on a terminal while calibrating.
 
     Raises:
-      UserError: ai-edge-quantizer is missing, calibration images are missing or do not fit, or the scheme's parts name
-        nothing in the model.
+      UserError: ai-edge-quantizer is missing, calibration images or observations are missing or do not fit, or the
+        scheme's parts name nothing in the model.
     """
     if scheme.weights == "float32":
         return Quantized(model)
-    graph = _Graph.read(model)
-    covered = [op for op in graph.operators if scheme.covers(op.name)]
+    operators = _operators(model)
+    covered = [op for op in operators if scheme.covers(op.name)]
     if not any(op.code in _WEIGHTED for op in covered):
         parts = ", ".join(scheme.parts)
         raise UserError(f"nothing of the model is in the parts that are to be quantized ({parts}); check their names")
@@ -67,6 +68,11 @@ def quantize(
             raise UserError(f"{scheme.name} needs calibration images; give some")
         if observations is None:
             observations = observe(model, samples, observed_tensors(model), progress=progress)
+        if missing := {name for op in covered for name in op.float_tensors} - set(observations):
+            raise UserError(
+                f"the ranges that were kept know nothing of {len(missing)} tensors of this graph, for example "
+                f"{min(missing)!r}: another version kept them; remove their file to calibrate with images instead"
+            )
         calibration = Calibration(
             method=scheme.method,
             source=samples.source,
@@ -75,20 +81,19 @@ def quantize(
             files=samples.files,
             ranges=ranges(observations, scheme.method),
         )
-    content = pack(_apply(model, _recipe(scheme, graph.before_first_convolution()), calibration))
+    content = pack(_apply(model, _recipe(scheme, _before_first_convolution(operators)), calibration))
     check(content)
     return Quantized(content, calibration)
 
 
 def observed_tensors(model: bytes) -> tuple[str, ...]:
     """The tensors whose ranges any static scheme may need: every float one that is computed, by name."""
-    graph = _Graph.read(model)
-    return tuple(dict.fromkeys(name for op in graph.operators for name in op.float_tensors))
+    return tuple(dict.fromkeys(name for op in _operators(model) for name in op.float_tensors))
 
 
 def written_tensors(model: bytes) -> tuple[str, ...]:
     """Of each operator of the main graph, in order, the name of the first tensor it writes."""
-    return tuple(op.name for op in _Graph.read(model).operators)
+    return tuple(op.name for op in _operators(model))
 
 
 def check(model: bytes) -> None:
@@ -121,43 +126,33 @@ class _Operator:
     float_tensors: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Graph:
+def _operators(model: bytes) -> tuple[_Operator, ...]:
     """The operators of the main graph, in order."""
+    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
+    graph = parsed.subgraphs[0]
 
-    operators: tuple[_Operator, ...]
+    def name(index: int) -> str:
+        return str(graph.tensors[index].name.decode())
 
-    @classmethod
-    def read(cls, model: bytes) -> _Graph:
-        parsed = schema.ModelT.InitFromPackedBuf(model, 0)
-        graph = parsed.subgraphs[0]
+    def computed(index: int) -> bool:
+        tensor = graph.tensors[index]
+        return index >= 0 and tensor.type == _FLOAT and parsed.buffers[tensor.buffer].data is None
 
-        def name(index: int) -> str:
-            return str(graph.tensors[index].name.decode())
+    def operator(op: Any) -> _Operator:
+        code = parsed.operatorCodes[op.opcodeIndex]
+        return _Operator(
+            max(code.builtinCode, code.deprecatedBuiltinCode),
+            name(op.outputs[0]),
+            tuple(name(i) for i in (*op.inputs, *op.outputs) if computed(i)),
+        )
 
-        def computed(index: int) -> bool:
-            tensor = graph.tensors[index]
-            return index >= 0 and tensor.type == _FLOAT and parsed.buffers[tensor.buffer].data is None
+    return tuple(operator(op) for op in graph.operators)
 
-        def operator(op: Any) -> _Operator:
-            code = parsed.operatorCodes[op.opcodeIndex]
-            return _Operator(
-                max(code.builtinCode, code.deprecatedBuiltinCode),
-                name(op.outputs[0]),
-                tuple(name(i) for i in (*op.inputs, *op.outputs) if computed(i)),
-            )
 
-        return cls(tuple(operator(op) for op in graph.operators))
-
-    def before_first_convolution(self) -> tuple[str, ...]:
-        """The operators that normalize the image: what they write. One int8 scale of a pixel's 0-255 and the
-        three channels' means and deviations would add an error that nothing asks for."""
-        names = []
-        for op in self.operators:
-            if op.code in _CONVOLUTIONS:
-                break
-            names.append(op.name)
-        return tuple(names)
+def _before_first_convolution(operators: tuple[_Operator, ...]) -> tuple[str, ...]:
+    """The operators that normalize the image: what they write. One int8 scale of a pixel's 0-255 and the three
+    channels' means and deviations would add an error that nothing asks for."""
+    return tuple(op.name for op in itertools.takewhile(lambda op: op.code not in _CONVOLUTIONS, operators))
 
 
 def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:
@@ -190,22 +185,16 @@ def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:
 
 def _apply(model: bytes, recipe: Any, calibration: Calibration | None) -> bytes:
     quantizer = _library().quantizer.Quantizer(bytearray(model), recipe)
-    statistics = None if calibration is None else {name: _as_qsv(r) for name, r in calibration.ranges.items()}
-    with _quietly():
+    statistics = None
+    if calibration is not None:
+        statistics = {
+            name: {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
+            for name, (low, high) in calibration.ranges.items()
+        }
+    # It draws a progress bar of its transformations that nothing switches off.
+    with contextlib.redirect_stderr(io.StringIO()):
         done = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     return bytes(done.quantized_model)
-
-
-def _as_qsv(limits: Range) -> dict[str, np.ndarray]:
-    low, high = limits
-    return {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """ai-edge-quantizer draws a progress bar of its transformations that nothing switches off."""
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield
 
 
 def _library() -> Any:

@@ -13,11 +13,9 @@ from typing import Any
 from tinydet_lite.errors import UserError
 from tinydet_tf.export.scopes import HEAD, TABLE, TRUNK
 
-#: How a range comes out of what the calibration images gave (`calibration.ranges`).
-METHODS: dict[str, str] = {
-    "min_max": "from the smallest to the largest value of any image",
-    "percentile": "what the 0.01th and the 99.99th percentile enclose",
-}
+#: How a range comes out of what the calibration images gave (`calibration.ranges`): their ends, or what the 0.01th and
+#: the 99.99th percentile enclose.
+METHODS = ("min_max", "percentile")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +24,6 @@ class Scheme:
 
     Attributes:
       name: of the format that it is a form of, a key of FORMATS.
-      text: what it does and what for, one sentence.
       weights: 'float32', 'float16' or 'int8' (per output channel, symmetric).
       activation_bits: 8 or 16: convolutions and fully connected layers compute in integers from calibrated ranges;
         'dynamic': in integers from ranges taken as the model runs, but for depthwise convolutions; None: in float.
@@ -36,7 +33,6 @@ class Scheme:
     """
 
     name: str
-    text: str
     weights: str
     activation_bits: int | str | None = None
     parts: tuple[str, ...] = ()
@@ -60,9 +56,7 @@ class Scheme:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as json gives them back: what identifies the scheme in a file of results."""
         return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-            if key != "text"
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
         }
 
 
@@ -89,36 +83,15 @@ STATIC_PARTS = (TRUNK, TABLE, HEAD)
 FORMATS: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
-        Scheme("float32", "as trained: the reference", "float32"),
-        Scheme(
-            "float16",
-            "weights stored in half precision, computed in float32: half the size, the speed of float32",
-            "float16",
-            parts=WEIGHTED_PARTS,
-        ),
-        Scheme(
-            "dynamic",
-            "weights in int8, activations float and quantized as the model runs: a third of the size, no calibration",
-            "int8",
-            "dynamic",
-            parts=WEIGHTED_PARTS,
-        ),
-        Scheme(
-            "int8",
-            "weights and activations in int8, ranges from calibration images; boxes, scores and coordinates in float: "
-            "the fast one",
-            "int8",
-            8,
-            parts=STATIC_PARTS,
-            method="percentile",  # the one that kept AP and APs on both models (docs/quantization.md)
-        ),
-        Scheme(
-            "int16",
-            "weights in int8, activations in 16 bits: nearly float32's numbers in int8's size, on slow kernels",
-            "int8",
-            16,
-            parts=STATIC_PARTS,
-        ),
+        Scheme("float32", "float32"),
+        # Computed in float32: half the size, the speed of float32.
+        Scheme("float16", "float16", parts=WEIGHTED_PARTS),
+        # Activations float, quantized as the model runs: a third of the size, no calibration.
+        Scheme("dynamic", "int8", "dynamic", parts=WEIGHTED_PARTS),
+        # The fast one; percentile kept AP and APs on both models (docs/quantization.md).
+        Scheme("int8", "int8", 8, parts=STATIC_PARTS, method="percentile"),
+        # Nearly float32's numbers in int8's size, on slow kernels.
+        Scheme("int16", "int8", 16, parts=STATIC_PARTS),
     )
 }
 

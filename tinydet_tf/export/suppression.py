@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tinydet_lite.postprocess import MAX_DETECTIONS, MIN_SCORE, SCORE_THRESHOLD
+from tinydet_lite.metadata import RELEASED
 
 #: Best pairs of proposal and class that enter; of 200 proposals and 80 classes there are 16,000.
 CANDIDATES = 256
@@ -51,7 +51,7 @@ def soft_nms(
     image_size: int,
     pixel: tuple[float, float] = (1.0, 1.0),
 ) -> Suppressed:
-    """The detections of one image, N = min(MAX_DETECTIONS, P * C).
+    """The detections of one image, N = min(100, P * C), 100 as the host.
 
     Args:
       boxes: float32 [P, 4] inclusive pixels.
@@ -62,7 +62,7 @@ def soft_nms(
     """
     proposals, classes = class_probs.shape[0], class_probs.shape[1] - 1
     count = min(CANDIDATES, proposals * classes)
-    size = min(MAX_DETECTIONS, proposals * classes)
+    size = min(RELEASED.max_detections, proposals * classes)
     scores, index = tf.math.top_k(tf.reshape(class_probs[:, 1:], [-1]), count)  # [K]; equal ones by index
     proposal = index // classes
     class_id = index - proposal * classes
@@ -76,10 +76,10 @@ def soft_nms(
     place = tf.constant(1.0 - _STEP * np.arange(count, dtype=np.float32))
     selected, kept_scores, found = tf.raw_ops.NonMaxSuppressionV5(
         boxes=chosen + tf.gather(tf.constant(fields), class_id),
-        scores=tf.where(scores > SCORE_THRESHOLD, scores * place, 0.0),
+        scores=tf.where(scores > RELEASED.score_threshold, scores * place, 0.0),
         max_output_size=size,
         iou_threshold=IOU_THRESHOLD,
-        score_threshold=MIN_SCORE,
+        score_threshold=RELEASED.min_score,
         soft_nms_sigma=SIGMA,
         pad_to_max_output_size=True,
     )

@@ -7,8 +7,6 @@ metadata_schema.fbs 1.5; a package for the fifty numbers below would be one more
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import flatbuffers
@@ -40,48 +38,38 @@ _FEATURE, _IMAGE, _BOUNDING_BOX = 1, 2, 3
 _NORMALIZATION, _SCORE_THRESHOLDING = 1, 3
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A flatbuffer table: slot -> value.
-
-    str: a string; np.int8 (an enumeration, or the type of a union), int (32 bits), float (32 bits): that number;
-    Table: a table; a list of str or Table: a vector of offsets; a numpy array: a vector of numbers.
-    """
-
-    fields: dict[int, Any]
-
-    def write(self, builder: flatbuffers.Builder) -> int:
-        written = {slot: _write(builder, value) for slot, value in self.fields.items() if not _is_scalar(value)}
-        builder.StartObject(max(self.fields, default=-1) + 1)
-        for slot, value in self.fields.items():
-            if isinstance(value, np.int8):
-                builder.PrependInt8Slot(slot, int(value), 0)
-            elif isinstance(value, float):
-                builder.PrependFloat32Slot(slot, value, 0.0)
-            elif isinstance(value, int):
-                builder.PrependInt32Slot(slot, value, 0)
-            else:
-                builder.PrependUOffsetTRelativeSlot(slot, written[slot], 0)
-        return int(builder.EndObject())
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, (np.int8, int, float))
+#: A flatbuffer table: slot -> what `_write` takes.
+Table = dict[int, Any]
 
 
 def _write(builder: flatbuffers.Builder, value: Any) -> int:
-    """A string, table or vector in front of the table that points to it."""
-    if isinstance(value, Table):
-        return value.write(builder)
+    """Writes a string, a table, a numpy array as a vector of numbers, or a list of strings or tables as a vector.
+
+    In a table np.int8 (an enumeration, or the type of a union), int (32 bits) and float (32 bits) are that number.
+    """
     if isinstance(value, str):
         return int(builder.CreateString(value))
     if isinstance(value, np.ndarray):
         return int(builder.CreateNumpyVector(value))
-    offsets = [_write(builder, item) for item in value]
-    builder.StartVector(4, len(offsets), 4)
-    for offset in reversed(offsets):
-        builder.PrependUOffsetTRelative(offset)
-    return int(builder.EndVector())
+    if isinstance(value, list):
+        offsets = [_write(builder, item) for item in value]
+        builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            builder.PrependUOffsetTRelative(offset)
+        return int(builder.EndVector())
+    # What a table points to stands in front of it.
+    inner = {slot: _write(builder, item) for slot, item in value.items() if not isinstance(item, np.int8 | int | float)}
+    builder.StartObject(max(value, default=-1) + 1)
+    for slot, item in value.items():
+        if isinstance(item, np.int8):
+            builder.PrependInt8Slot(slot, int(item), 0)
+        elif isinstance(item, float):
+            builder.PrependFloat32Slot(slot, item, 0.0)
+        elif isinstance(item, int):
+            builder.PrependInt32Slot(slot, item, 0)
+        else:
+            builder.PrependUOffsetTRelativeSlot(slot, inner[slot], 0)
+    return int(builder.EndObject())
 
 
 def tasks_metadata(*, name: str, description: str, version: str, image_size: int, num_classes: int) -> bytes:
@@ -91,83 +79,54 @@ def tasks_metadata(*, name: str, description: str, version: str, image_size: int
       name, description, version: of the model, as people read them.
       image_size: S of the input uint8 [1, S, S, 3].
     """
-    pixels = Table({0: np.int8(_RGB), 1: Table({0: image_size, 1: image_size})})
-    corners = Table({0: np.array([1, 0, 3, 2], np.uint32), 1: np.int8(_BOUNDARIES), 2: np.int8(_RATIO)})
-    labels = Table({0: LABELS_MEMBER, 1: "Class names, one a line, id 0 first.", 2: np.int8(_TENSOR_VALUE_LABELS)})
+    pixels = {0: np.int8(_RGB), 1: {0: image_size, 1: image_size}}
+    corners = {0: np.array([1, 0, 3, 2], np.uint32), 1: np.int8(_BOUNDARIES), 2: np.int8(_RATIO)}
+    labels = {0: LABELS_MEMBER, 1: "Class names, one a line, id 0 first.", 2: np.int8(_TENSOR_VALUE_LABELS)}
     # The pixels as they are: what the network subtracts and divides by is inside the graph.
-    as_they_are = Table({0: _floats(0.0), 1: _floats(1.0)})
+    as_they_are = {0: np.int8(_NORMALIZATION), 1: {0: _floats(0.0), 1: _floats(1.0)}}
+    above = {0: np.int8(_SCORE_THRESHOLDING), 1: {0: SCORE_THRESHOLD}}
     # Of [1, N] and [1, N, 4] each row is a thing of its own; the count is one number.
-    rows = Table({0: 2, 1: 2})
+    boxes, rows, number = (
+        {0: np.int8(kind), 1: properties} | ({2: {0: 2, 1: 2}} if of_rows else {})
+        for kind, properties, of_rows in ((_BOUNDING_BOX, corners, True), (_FEATURE, {}, True), (_FEATURE, {}, False))
+    )
+    # Slots of a tensor: 0 name, 1 description, 3 content, 4 processing, 5 limits, 6 files.
     inputs = [
-        _tensor(
-            IMAGE,
-            "RGB, 0 to 255, stretched to the input's size.",
-            _content(_IMAGE, pixels),
-            units=[_unit(_NORMALIZATION, as_they_are)],
-            limits=(0.0, 255.0),
-        )
+        {
+            0: IMAGE,
+            1: "RGB, 0 to 255, stretched to the input's size.",
+            3: {0: np.int8(_IMAGE), 1: pixels},
+            4: [as_they_are],
+            5: _limits(0.0, 255.0),
+        }
     ]
     outputs = [
-        _tensor(
-            OUTPUTS[LOCATION],
-            "Boxes: ymin, xmin, ymax, xmax as shares of the image.",
-            _content(_BOUNDING_BOX, corners, rows),
-            limits=(0.0, 1.0),
-        ),
-        _tensor(
-            OUTPUTS[CATEGORY],
-            f"Class ids from 0: lines of {LABELS_MEMBER}.",
-            _content(_FEATURE, Table({}), rows),
-            limits=(0.0, num_classes - 1.0),
-            files=[labels],
-        ),
-        _tensor(
-            OUTPUTS[SCORE],
-            "Scores, best first.",
-            _content(_FEATURE, Table({}), rows),
-            units=[_unit(_SCORE_THRESHOLDING, Table({0: SCORE_THRESHOLD}))],
-            limits=(0.0, 1.0),
-        ),
-        _tensor(
-            OUTPUTS[COUNT],
-            "How many rows of the others are detections.",
-            _content(_FEATURE, Table({})),
-        ),
+        {
+            0: OUTPUTS[LOCATION],
+            1: "Boxes: ymin, xmin, ymax, xmax as shares of the image.",
+            3: boxes,
+            5: _limits(0.0, 1.0),
+        },
+        {
+            0: OUTPUTS[CATEGORY],
+            1: f"Class ids from 0: lines of {LABELS_MEMBER}.",
+            3: rows,
+            5: _limits(0.0, num_classes - 1.0),
+            6: [labels],
+        },
+        {0: OUTPUTS[SCORE], 1: "Scores, best first.", 3: rows, 4: [above], 5: _limits(0.0, 1.0)},
+        {0: OUTPUTS[COUNT], 1: "How many rows of the others are detections.", 3: number},
     ]
-    group = Table({0: GROUP, 1: [OUTPUTS[LOCATION], OUTPUTS[CATEGORY], OUTPUTS[SCORE]]})
-    subgraph = Table({2: inputs, 3: outputs, 8: [group]})
+    group = {0: GROUP, 1: [OUTPUTS[LOCATION], OUTPUTS[CATEGORY], OUTPUTS[SCORE]]}
+    subgraph = {2: inputs, 3: outputs, 8: [group]}
     builder = flatbuffers.Builder(4096)
-    model = Table({0: name, 1: description, 2: version, 3: [subgraph], 7: MIN_PARSER_VERSION})
-    builder.Finish(model.write(builder), IDENTIFIER)
+    model = {0: name, 1: description, 2: version, 3: [subgraph], 7: MIN_PARSER_VERSION}
+    builder.Finish(_write(builder, model), IDENTIFIER)
     return bytes(builder.Output())
 
 
-def _tensor(
-    name: str,
-    description: str,
-    content: Table,
-    *,
-    units: Sequence[Table] = (),
-    limits: tuple[float, float] | None = None,
-    files: Sequence[Table] = (),
-) -> Table:
-    fields: dict[int, Any] = {0: name, 1: description, 3: content}
-    if units:
-        fields[4] = units
-    if limits is not None:
-        low, high = limits
-        fields[5] = Table({0: _floats(high), 1: _floats(low)})
-    if files:
-        fields[6] = files
-    return Table(fields)
-
-
-def _content(kind: int, properties: Table, rows: Table | None = None) -> Table:
-    return Table({0: np.int8(kind), 1: properties} | ({2: rows} if rows is not None else {}))
-
-
-def _unit(kind: int, options: Table) -> Table:
-    return Table({0: np.int8(kind), 1: options})
+def _limits(low: float, high: float) -> Table:
+    return {0: _floats(high), 1: _floats(low)}
 
 
 def _floats(value: float) -> np.ndarray:

@@ -77,8 +77,6 @@ class GroupedConv2D(keras.layers.Layer):
     Args:
       filters: output channels, a multiple of `groups`.
       groups: divides the input channels too.
-      native: force tf.nn.conv2d (True) or the matmul (False); None asks `has_grouped_gradient` for
-        the dtype that the layer computes in.
 
     Raises:
       ValueError: channels that the groups do not divide.
@@ -89,14 +87,13 @@ class GroupedConv2D(keras.layers.Layer):
         filters: int,
         groups: int,
         *,
-        native: bool | None = None,
         kernel_initializer: Any = "glorot_uniform",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if filters % groups:
             raise ValueError(f"{filters} filters cannot be split into {groups} groups")
-        self.filters, self.groups, self.native = filters, groups, native
+        self.filters, self.groups = filters, groups
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape: Any) -> None:
@@ -112,11 +109,9 @@ class GroupedConv2D(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        native = has_grouped_gradient(x.dtype.name) if self.native is None else self.native
-        kernel = tf.cast(self.kernel, x.dtype)
-        return tf.nn.bias_add(
-            grouped_pointwise(x, kernel, groups=self.groups, native=native), tf.cast(self.bias, x.dtype)
-        )
+        native = has_grouped_gradient(x.dtype.name)
+        y = grouped_pointwise(x, tf.cast(self.kernel, x.dtype), groups=self.groups, native=native)
+        return tf.nn.bias_add(y, tf.cast(self.bias, x.dtype))
 
     def compute_output_shape(self, input_shape: Any) -> tf.TensorShape:
         return tf.TensorShape([*input_shape[:-1], self.filters])
@@ -126,6 +121,5 @@ class GroupedConv2D(keras.layers.Layer):
             **super().get_config(),
             "filters": self.filters,
             "groups": self.groups,
-            "native": self.native,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
         }

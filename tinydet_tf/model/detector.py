@@ -84,6 +84,11 @@ class TinyDet(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> TinyDet:
         return cls(ModelConfig(**config["config"]), config["num_classes"])
 
+    def named_layers(self) -> dict[str, Any]:
+        """The layers of the three parts by name; no two have the same."""
+        parts = (self.pyramid, self.rpn_head, self.rcnn_head)
+        return {layer.name: layer for part in parts for layer in part.layers}
+
     def backbone_model(self) -> Any:
         """The backbone alone, sharing these layers: normalized images [B, S, S, 3] -> its taps, finest first."""
         # A method and not an attribute, whose layers Keras would save a second time.

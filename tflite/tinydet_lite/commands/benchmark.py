@@ -14,7 +14,7 @@ from typing import Any
 from ..cli import printable, run
 from ..files import atomic_write, check_target
 from ..guard.trial import try_model
-from ..lab.benchmark import BenchmarkReport, BenchmarkResult, FileResult, benchmark, full_benchmark
+from ..lab.benchmark import BenchmarkReport, BenchmarkResult, FileResult, benchmark
 from ..lab.ceiling import CHANNELS, SIZE
 from ..lab.operators import PARTS
 from ..preprocess import as_rgb_array
@@ -35,11 +35,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     image = None if arguments.image is None else as_rgb_array(arguments.image)
     for model in arguments.models:
         try_model(model)
-    numbers = (arguments.models, arguments.threads, arguments.runs, arguments.warmup, image)
-    if arguments.times_only:
-        report = BenchmarkReport(tuple(benchmark(*numbers)), (), (), ())
-    else:
-        report = full_benchmark(*numbers)
+    report = benchmark(
+        arguments.models,
+        arguments.threads,
+        arguments.runs,
+        arguments.warmup,
+        image,
+        times_only=arguments.times_only,
+    )
     if image is None:
         picture = "a synthetic picture (seeded noise, 640 x 480)"
     else:

@@ -144,8 +144,11 @@ def benchmark(
     runs: int = 50,
     warmup: int = 5,
     image: ImageSource | None = None,
-) -> list[BenchmarkResult]:
-    """Measure every model with every number of threads, interleaved; times alone.
+    *,
+    times_only: bool = False,
+) -> BenchmarkReport:
+    """Measure every model with every number of threads, and the machine's ceiling, interleaved; then each file's
+    memory and parts.
 
     Args:
         paths: .tflite files.
@@ -153,32 +156,16 @@ def benchmark(
         runs: rounds that count.
         warmup: rounds before them that do not.
         image: what to detect on; None for `synthetic_image()`.
-
-    Returns:
-        A result for each path and thread count, paths outermost.
+        times_only: leave out the ceiling, the memory and the parts.
 
     Raises:
-        UserError: a model or the image cannot be used, or a number is out of range.
-    """
-    return _rounds(paths, num_threads, runs, warmup, image, {})[0]
-
-
-def full_benchmark(
-    paths: Sequence[PathLike],
-    num_threads: Sequence[int] = (1,),
-    runs: int = 50,
-    warmup: int = 5,
-    image: ImageSource | None = None,
-) -> BenchmarkReport:
-    """As `benchmark`, with the machine's ceiling in the same rounds, and then each file's memory and parts.
-
-    Raises:
-        UserError: as `benchmark`. What merely cannot be found out here becomes a note.
+        UserError: a model or the image cannot be used, or a number is out of range. What merely cannot be found out
+            here becomes a note.
     """
     notes: list[str] = []
     stacks: dict[str, bytes] = {}
     try:
-        stacks = {kind: conv_stack(kind == "int8") for kind in CEILING_FORMATS}
+        stacks = {} if times_only else {kind: conv_stack(kind == "int8") for kind in CEILING_FORMATS}
     except UserError as error:
         notes.append(str(error))
     results, ceilings = _rounds(paths, num_threads, runs, warmup, image, stacks)
@@ -187,11 +174,10 @@ def full_benchmark(
     for result in results:
         rate, top = result.macs_per_second, rates.get((result.ceiling_format, result.threads))
         held.append(dataclasses.replace(result, share_of_ceiling=rate / top if rate and top else None))
-    threads = num_threads[0]
     files = []
-    for path in paths:
+    for path in [] if times_only else paths:
         runtime = next(result.runtime for result in results if result.file == str(path))
-        files.append(_file_result(path, runtime, threads, min(runs, _MAX_PROFILE_RUNS), image, notes))
+        files.append(_file_result(path, runtime, num_threads[0], min(runs, _MAX_PROFILE_RUNS), image, notes))
     return BenchmarkReport(tuple(held), tuple(ceilings), tuple(files), tuple(dict.fromkeys(notes)))
 
 

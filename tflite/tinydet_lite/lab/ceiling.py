@@ -60,37 +60,33 @@ def stack_input(quantized: bool, seed: int = 0) -> NDArray[Any]:
 
 
 def _model(schema: Any, quantized: bool) -> Any:
-    generator = np.random.default_rng(1)
-    model = schema.ModelT()
-    model.version = _SCHEMA_VERSION
-    model.description = "1x1 convolutions"
-    model.buffers = [_buffer(schema, None)]  # number 0 is the empty one, by the schema
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CONV_2D
-    code.version = _CONV_2D_VERSION
-    model.operatorCodes = [code]
-    graph = schema.SubGraphT()
-    graph.name = "main"
-    graph.tensors, graph.operators = [], []
-    picture = [1, SIZE, SIZE, CHANNELS]
+    def made(kind: str, **fields: Any) -> Any:
+        table = getattr(schema, f"{kind}T")()
+        vars(table).update(fields)
+        return table
 
     def tensor(name: str, values: NDArray[Any] | None, shape: list[int], kind: int, scales: Any) -> int:
-        added = schema.TensorT()
-        added.name, added.shape, added.type, added.buffer = name, shape, kind, 0
-        if values is not None:
-            model.buffers.append(_buffer(schema, values))
-            added.buffer = len(model.buffers) - 1
+        quantization = None
         if quantized:
-            added.quantization = schema.QuantizationParametersT()
-            added.quantization.scale = [float(scale) for scale in scales]
-            added.quantization.zeroPoint = [0] * len(added.quantization.scale)
-        graph.tensors.append(added)
-        return len(graph.tensors) - 1
+            scale = [float(each) for each in scales]
+            quantization = made("QuantizationParameters", scale=scale, zeroPoint=[0] * len(scale))
+        place = 0
+        if values is not None:
+            buffers.append(made("Buffer", data=np.frombuffer(values.tobytes(), np.uint8)))
+            place = len(buffers) - 1
+        tensors.append(made("Tensor", name=name, shape=shape, type=kind, buffer=place, quantization=quantization))
+        return len(tensors) - 1
 
-    types = schema.TensorType
+    generator = np.random.default_rng(1)
+    buffers = [made("Buffer")]  # the first one is the empty one, by the schema
+    tensors: list[Any] = []
+    operators: list[Any] = []
+    types, picture = schema.TensorType, [1, SIZE, SIZE, CHANNELS]
     value_type = types.INT8 if quantized else types.FLOAT32
-    source = tensor(INPUT, None, picture, value_type, [_INPUT_SCALE])
-    graph.inputs = [source]
+    first = source = tensor(INPUT, None, picture, value_type, [_INPUT_SCALE])
+    options = made(
+        "Conv2DOptions", padding=schema.Padding.VALID, strideH=1, strideW=1, dilationHFactor=1, dilationWFactor=1
+    )
     for layer in range(LAYERS):
         weights = (generator.standard_normal((CHANNELS, 1, 1, CHANNELS)) / CHANNELS**0.5).astype(np.float32)
         bias = np.zeros(CHANNELS, np.int32 if quantized else np.float32)
@@ -103,39 +99,25 @@ def _model(schema: Any, quantized: bool) -> Any:
             tensor(f"{name}/weights", weights, list(weights.shape), value_type, scales),
             tensor(f"{name}/bias", bias, [CHANNELS], types.INT32 if quantized else value_type, scales * _INPUT_SCALE),
         ]
-        last = layer == LAYERS - 1
-        target = tensor(OUTPUT if last else f"{name}/output", None, picture, value_type, [_INPUT_SCALE])
-        operator = schema.OperatorT()
-        operator.opcodeIndex, operator.inputs, operator.outputs = 0, inputs, [target]
-        operator.builtinOptionsType = schema.BuiltinOptions.Conv2DOptions
-        options = schema.Conv2DOptionsT()
-        options.padding = schema.Padding.VALID
-        options.strideH = options.strideW = options.dilationHFactor = options.dilationWFactor = 1
-        operator.builtinOptions = options
-        graph.operators.append(operator)
-        source = target
-    graph.outputs = [source]
-    model.subgraphs = [graph]
-    model.signatureDefs = [_signature(schema, graph)]
-    return model
-
-
-def _signature(schema: Any, graph: Any) -> Any:
-    def named(name: str, index: int) -> Any:
-        entry = schema.TensorMapT()
-        entry.name, entry.tensorIndex = name, index
-        return entry
-
-    signature = schema.SignatureDefT()
-    signature.signatureKey = "serving_default"
-    signature.subgraphIndex = 0
-    signature.inputs = [named(INPUT, graph.inputs[0])]
-    signature.outputs = [named(OUTPUT, graph.outputs[0])]
-    return signature
-
-
-def _buffer(schema: Any, values: NDArray[Any] | None) -> Any:
-    buffer = schema.BufferT()
-    if values is not None:
-        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-    return buffer
+        name = OUTPUT if layer == LAYERS - 1 else f"{name}/output"
+        source = tensor(name, None, picture, value_type, [_INPUT_SCALE])
+        kind = schema.BuiltinOptions.Conv2DOptions
+        operator = made("Operator", inputs=inputs, outputs=[source], builtinOptionsType=kind, builtinOptions=options)
+        operators.append(operator)
+    conv = schema.BuiltinOperator.CONV_2D
+    graph = made("SubGraph", name="main", tensors=tensors, operators=operators, inputs=[first], outputs=[source])
+    signature = made(
+        "SignatureDef",
+        signatureKey="serving_default",
+        inputs=[made("TensorMap", name=INPUT, tensorIndex=first)],
+        outputs=[made("TensorMap", name=OUTPUT, tensorIndex=source)],
+    )
+    return made(
+        "Model",
+        version=_SCHEMA_VERSION,
+        description="1x1 convolutions",
+        buffers=buffers,
+        operatorCodes=[made("OperatorCode", builtinCode=conv, deprecatedBuiltinCode=conv, version=_CONV_2D_VERSION)],
+        subgraphs=[graph],
+        signatureDefs=[signature],
+    )

@@ -6,7 +6,6 @@ I input and O output channels of a convolution, K its kernel's side, g its group
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,8 +32,7 @@ class Trained:
     """Reads layers by name, whichever part of the detector they are in."""
 
     def __init__(self, detector: TinyDet) -> None:
-        parts = (detector.pyramid, detector.rpn_head, detector.rcnn_head)
-        self.layers: dict[str, Any] = {layer.name: layer for part in parts for layer in part.layers}
+        self.layers = detector.named_layers()
 
     def convolution(
         self, name: str, batch_norm: str | None = None, input_scale: FloatArray | None = None

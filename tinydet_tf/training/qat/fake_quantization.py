@@ -43,10 +43,10 @@ class Ranges(keras.layers.Layer):
       UserError: TFMOT is not installed.
     """
 
-    def __init__(self, names: Sequence[str], *, bits: int = BITS) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         super().__init__(name="ranges")
         self._quantizer = load_tfmot().quantization.keras.quantizers.MovingAverageQuantizer(
-            num_bits=bits, per_axis=False, symmetric=False, narrow_range=False
+            num_bits=BITS, per_axis=False, symmetric=False, narrow_range=False
         )
         self._ranges = {name: self._quantizer.build(None, name.replace("/", "_"), self) for name in names}
         self.observing = False
@@ -204,8 +204,7 @@ def _weighted(layer: Any, norm: Any, x: tf.Tensor, *, rounded: bool) -> tf.Tenso
     if depthwise:
         y = tf.nn.depthwise_conv2d(x, kernel, [1, *layer.strides, 1], layer.padding.upper())
     elif isinstance(layer, GroupedConv2D):
-        native = has_grouped_gradient(x.dtype.name) if layer.native is None else layer.native
-        y = grouped_pointwise(x, kernel, groups=layer.groups, native=native)
+        y = grouped_pointwise(x, kernel, groups=layer.groups, native=has_grouped_gradient(x.dtype.name))
     elif isinstance(layer, keras.layers.Dense):
         y = tf.matmul(x, kernel)
     else:

@@ -45,7 +45,18 @@ _GAP = 8
 _JPEG_QUALITY = 85
 
 
-class StepScalars(keras.callbacks.Callback):
+class _Board(keras.callbacks.Callback):
+    """Writes into a folder of event files."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self._writer.close()
+
+
+class StepScalars(_Board):
     """Losses, counts and the learning rate every so many steps, means of the steps since the last point.
 
     In short epochs once an epoch.
@@ -54,11 +65,9 @@ class StepScalars(keras.callbacks.Callback):
     def __init__(self, folder: Path, steps: int) -> None:
         """
         Args:
-          folder: of the event files.
           steps: of an epoch.
         """
-        super().__init__()
-        self._writer = tf.summary.create_file_writer(str(folder))
+        super().__init__(folder)
         self._steps, self._every = steps, min(EVERY, steps)
         self._first = 0
         self._sums: dict[str, float] = {}
@@ -82,22 +91,17 @@ class StepScalars(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         self._writer.flush()
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._writer.close()
 
-
-class Pictures(keras.callbacks.Callback):
+class Pictures(_Board):
     """A few validation images at every validation, the same ones always: ground truth left, detections right."""
 
     def __init__(self, folder: Path, detect: ImageDetector, data: CocoDataset) -> None:
         """
         Args:
-          folder: of the event files.
           detect: uint8 RGB [H, W, 3] -> Detections, with the weights of the moment.
           data: the validation images.
         """
-        super().__init__()
-        self._writer = tf.summary.create_file_writer(str(folder))
+        super().__init__(folder)
         self._detect, self._data = detect, data
         self._chosen: list[tuple[CocoImage, np.ndarray]] | None = None
 
@@ -112,9 +116,6 @@ class Pictures(keras.callbacks.Callback):
                 picture = side_by_side(pixels, ground_truth(image, self._data.class_names), found)
                 _write_jpeg(f"validation/{image.id}", picture)
         self._writer.flush()
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._writer.close()
 
 
 def chosen_images(data: CocoDataset, count: int) -> Iterator[tuple[CocoImage, np.ndarray]]:
@@ -167,7 +168,7 @@ def _write_jpeg(tag: str, picture: Image.Image) -> None:
     tf.summary.write(tag, values, metadata=tf.compat.v1.SummaryMetadata(plugin_data=plugin))
 
 
-class CandidateLosses(keras.callbacks.Callback):
+class CandidateLosses(_Board):
     """Histograms of OHEM's losses at every epoch's end: of all candidates of one training batch, and of the chosen.
 
     The batch is the same always, and the network is run as in evaluation: nothing of the training is touched, and its
@@ -177,12 +178,10 @@ class CandidateLosses(keras.callbacks.Callback):
     def __init__(self, folder: Path, trainer: Trainer, load_batch: Callable[[], Batch]) -> None:
         """
         Args:
-          folder: of the event files.
           trainer: of the detector to look at, on one device.
           load_batch: gives the batch; called once, at the first epoch's end.
         """
-        super().__init__()
-        self._writer = tf.summary.create_file_writer(str(folder))
+        super().__init__(folder)
         self._losses = tf.function(trainer.candidate_losses)
         self._load_batch = load_batch
         self._batch: Batch | None = None
@@ -195,6 +194,3 @@ class CandidateLosses(keras.callbacks.Callback):
             tf.summary.histogram("rcnn_score/candidates", candidates)
             tf.summary.histogram("rcnn_score/chosen", chosen)
         self._writer.flush()
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._writer.close()

@@ -96,29 +96,26 @@ class CocoValidation(keras.callbacks.Callback):
         logs.update({f"val_{name}": value for name, value in evaluation.metrics.items()})
 
 
-class IfMeasured(keras.callbacks.Callback):
-    """Passes an epoch's end on only where the metric was measured: Keras' callbacks complain where it was not."""
+class KeepBest(keras.callbacks.ModelCheckpoint):
+    """Writes the weights of the best val_AP so far, and says nothing of epochs that are not validated."""
 
-    def __init__(self, callback: Any, metric: str) -> None:
-        super().__init__()
-        self._callback, self._metric = callback, metric
-
-    def set_model(self, model: Any) -> None:
-        super().set_model(model)
-        self._callback.set_model(model)
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        self._callback.on_train_begin(logs)
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self._callback.on_epoch_begin(epoch, logs)
+    def __init__(self, path: Path, best: float | None) -> None:
+        """
+        Args:
+          best: the val_AP to beat; None: of a new run.
+        """
+        super().__init__(
+            str(path),
+            monitor="val_AP",
+            mode="max",
+            save_best_only=True,
+            save_weights_only=True,
+            initial_value_threshold=best,
+        )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        if logs is not None and self._metric in logs:
-            self._callback.on_epoch_end(epoch, logs)
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self._callback.on_train_end(logs)
+        if logs is not None and self.monitor in logs:
+            super().on_epoch_end(epoch, logs)
 
 
 class StopEarly(keras.callbacks.Callback):
@@ -178,16 +175,16 @@ class History(keras.callbacks.Callback):
         return {"last": self.entries[-1] if self.entries else {}, "best": self.best}
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        values = {name: _finite(float(value)) for name, value in (logs or {}).items()}
-        values["learning_rate"] = float(self.model.optimizer.learning_rate.numpy())
-        entry = {"epoch": epoch + 1, **values}
+        rate = self.model.optimizer.learning_rate.numpy()
+        values = {name: float(value) for name, value in {**(logs or {}), "learning_rate": rate}.items()}
+        # json has no NaN
+        entry: dict[str, Any] = {
+            "epoch": epoch + 1,
+            **{name: v if math.isfinite(v) else None for name, v in values.items()},
+        }
         self.entries.append(entry)
         if "val_AP" in entry and (not self.best or entry["val_AP"] > self.best["val_AP"]):
             self.best = entry
         if self._write:
             content = {"history": self.entries, "best": self.best}
             atomic_write(self._path, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None  # json has no NaN

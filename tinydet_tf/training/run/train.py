@@ -32,7 +32,7 @@ from tinydet_tf.training.run.callbacks import (
     CocoValidation,
     FreezeBackbone,
     History,
-    IfMeasured,
+    KeepBest,
     StopEarly,
     StopOnNaN,
     TakeCopy,
@@ -275,16 +275,8 @@ class TrainingRun:
     def _chiefs_callbacks(self, networks: Networks, detect: KerasDetector) -> list[Any]:
         """Weights, and what TensorBoard shows: files, which are the chief's alone."""
         logs = self.folder / LOGS
-        best = keras.callbacks.ModelCheckpoint(
-            str(self.folder / BEST),
-            monitor="val_AP",
-            mode="max",
-            save_best_only=True,
-            save_weights_only=True,
-            initial_value_threshold=self.history.best.get("val_AP"),
-        )
         callbacks = [
-            IfMeasured(best, "val_AP"),
+            KeepBest(self.folder / BEST, self.history.best.get("val_AP")),
             keras.callbacks.ModelCheckpoint(str(self.folder / LAST), save_weights_only=True),
             keras.callbacks.TensorBoard(str(logs), write_graph=False, profile_batch=0),
             StepScalars(logs / STEPS, self.steps),

@@ -12,11 +12,11 @@ import numpy as np
 import tensorflow as tf
 import tf_keras as keras
 
+from tinydet_tf.assign import AssignedBoxes, assign
 from tinydet_tf.boxes import RCNN_STDS, encode
 from tinydet_tf.config import TrainConfig
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.step import losses
-from tinydet_tf.training.step.assign import AssignedBoxes, assign
 from tinydet_tf.training.step.replicas import sum_over_replicas
 from tinydet_tf.training.step.sample import RCNN_SEED, RPN_SEED, SampledBoxes, random_priority, sample
 
