@@ -76,8 +76,7 @@ def read_annotations(path: Path, image_dir: Path | None = None) -> list[ImageBox
 def _read_coco(path: Path, image_dir: Path | None) -> list[ImageBoxes]:
     document = read_json(path)
     entries = Entries(path, document)
-    ids = entries.column("images", "id", int)
-    entries.check_unique("images", ids)
+    ids, _ = entries.image_ids()
     names = entries.column("images", "file_name", str) if image_dir is not None else [""] * len(ids)
     paths = [image_dir / name if image_dir is not None else None for name in names]
     for index, entry in enumerate(document["images"]):
@@ -85,8 +84,8 @@ def _read_coco(path: Path, image_dir: Path | None) -> list[ImageBoxes]:
             if entry.get(key) is None:
                 raise UserError(f'{path}: images[{index}] has no "{key}"; give the data with its images (--data)')
     sizes = image_sizes(path, document["images"], [Path() for _ in ids])  # [images, 2]
-    owners = entries.indices("annotations", "image_id", ids)
-    counted = np.array([not entry.get("iscrowd", 0) for entry in document["annotations"]], bool)
+    owners = entries.owners()
+    counted = ~entries.crowds()
     corners = read_corners(path, document["annotations"])
     return _grouped(ids, sizes, owners[counted], corners[counted], paths)
 

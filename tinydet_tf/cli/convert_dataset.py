@@ -15,11 +15,15 @@ from tinydet_tf.commands import command_words
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, metavar="DIR", help="the folder, or YOLO's data.yaml")
-    parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="for {train,val}/instances.json")
+    parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="for {train,val,test}/instances.json")
     parser.add_argument("--format", choices=("voc", "yolo", "auto"), default="auto")
     parser.add_argument(
         "--val-fraction", type=float, metavar="F", help="of the images, for val, where the data has no val split"
     )
+    parser.add_argument(
+        "--voc-first-pixel", type=int, choices=(0, 1), default=1,
+        help="what VOC's boxes count from; 0: xmin..xmax are corners (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="what decides which images are for val (default: 0)")
     return parser.parse_args()
 
@@ -34,7 +38,9 @@ def main() -> None:
     from tinydet_lite.files import atomic_write
     from tinydet_tf.data.convert import ANNOTATION_FILE, coco_split, open_folder, train_and_val
 
-    folder = open_folder(args.input, None if args.format == "auto" else args.format)
+    folder = open_folder(
+        args.input, None if args.format == "auto" else args.format, voc_first_pixel=args.voc_first_pixel
+    )
     if folder is None:
         wanted = {"voc": "Pascal VOC", "yolo": "YOLO", "auto": "Pascal VOC or YOLO"}[args.format]
         raise UserError(
@@ -58,7 +64,8 @@ def main() -> None:
             f"{split}: {len(converted.document['images'])} images, {len(boxes)} boxes, "
             f"{sum(box['iscrowd'] for box in boxes)} of them ignored: {targets[split]}"
         )
-        command += [f"--{split}-json", str(targets[split]), f"--{split}-images", str(converted.image_dir)]
+        if split != "test":
+            command += [f"--{split}-json", str(targets[split]), f"--{split}-images", str(converted.image_dir)]
     print(f"{len(folder.class_names)} classes: {', '.join(folder.class_names)}")
     print("To train on it:")
     print(f"  {shlex.join(command)}")
