@@ -12,6 +12,7 @@ from tinydet_lite.commands.tables import table as text_table
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import check_target
 from tinydet_tf.config import VARIANTS
+from tinydet_tf.data.labelled import SPLIT_CHOICES
 
 
 def parse() -> argparse.Namespace:
@@ -19,9 +20,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, metavar="RUN|WEIGHTS")
     parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
     parser.add_argument("--data", metavar="DIR", help="as in train (default: what the run was trained on)")
-    parser.add_argument(
-        "--split", choices=("train", "val"), default="val", help="what AP is measured on (default: val)"
-    )
+    parser.add_argument("--split", choices=SPLIT_CHOICES, default="val", help="what AP is measured on (default: val)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images of it only")
     parser.add_argument("--calibration-images", type=int, default=32, metavar="N", help="of the training split")
     parser.add_argument("--seed", type=int, default=0, help="which of them")

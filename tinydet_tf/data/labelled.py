@@ -25,6 +25,8 @@ _LOG = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 #: The split of a folder that has no splits.
 ALL = "all"
+#: What --split takes.
+SPLIT_CHOICES = (*SPLITS, ALL)
 #: Names of a split in file and folder names, in any case.
 SPLIT_NAMES = {
     "train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing"),
@@ -70,8 +72,8 @@ class LabelledImage:
 class LabelledDataset(Protocol):
     """A data set in a format of its own.
 
-    source: the folder or file that it is read from; splits: some of SPLITS, or ALL alone; class_names: the classes of all splits together;
-    first_category_id: the category id of class 0; the other classes have the ids after it.
+    source: the folder or file that it is read from; splits: some of SPLITS, or ALL alone; class_names: the classes of
+    all splits together; first_category_id: the category id of class 0; the other classes have the ids after it.
     """
 
     source: Path

@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 #: How many names a message gives before it only counts.
 NAMED = 3
-#: Label Studio puts eight hexadecimal digits before the name of an uploaded file.
+#: Label Studio puts eight hexadecimal digits before the name of an uploaded file, and makes its spaces underscores.
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}(-|__?)(?=.)")
 #: Label Studio names a file that it serves from a folder by an address: .../data/local-files/?d=folder/name.jpg.
 _QUERY = re.compile(r"[?&]d=([^&]*)")
@@ -52,7 +52,7 @@ def _decoded(name: str) -> str:
 
 
 def _without_prefix(name: str) -> str:
-    return _UPLOAD_PREFIX.sub("", _decoded(name))
+    return _UPLOAD_PREFIX.sub("", _decoded(name)).replace(" ", "_")
 
 
 #: Ways to read the last part of a name, the surest first. A file and a name fit where one way makes them equal.

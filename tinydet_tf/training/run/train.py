@@ -332,7 +332,8 @@ def _load_data(config: DataConfig) -> tuple[CocoDataset, CocoDataset]:
     if config.validate_on_train:
         return train_data, train_data
     val_data = load_split(config, "val")
-    if val_data.annotation_file == train_data.annotation_file:
+    shared = {image.id for image in train_data.images} & {image.id for image in val_data.images}
+    if val_data.annotation_file == train_data.annotation_file and shared:
         raise UserError(
             f"{train_data.annotation_file} would be train and val at once; give --val-json and --val-images, or "
             "--set data.validate_on_train=true"
