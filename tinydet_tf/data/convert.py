@@ -130,7 +130,7 @@ def coco_split(folder: LabelledDataset, images: list[LabelledImage]) -> Converte
 
 
 def train_and_val(folder: LabelledDataset, val_fraction: float | None, seed: int) -> dict[str, list[LabelledImage]]:
-    """The images of "train" and "val", in the folder's order; where it has no val split, a random part of the others.
+    """The images of "train", "val" and "test", if there is one; where there is no val, a random part of the others.
 
     Args:
         val_fraction: share of the images that goes to val; each split gets at least one image.
@@ -139,8 +139,7 @@ def train_and_val(folder: LabelledDataset, val_fraction: float | None, seed: int
     Raises:
         UserError: the fraction is out of range, is missing and needed, is given and not needed, or there is one image.
     """
-    if val_fraction is not None and not 0 < val_fraction < 1:
-        raise UserError(f"--val-fraction is {val_fraction:g}; expected more than 0 and less than 1")
+    check_fraction(val_fraction)
     if "val" in folder.splits or "test" in folder.splits:
         if val_fraction is not None:
             raise UserError("the data has a val split of its own; leave --val-fraction out")
@@ -156,6 +155,11 @@ def train_and_val(folder: LabelledDataset, val_fraction: float | None, seed: int
         "train": [image for index, image in enumerate(images) if index not in chosen],
         "val": [image for index, image in enumerate(images) if index in chosen],
     }
+
+
+def check_fraction(val_fraction: float | None) -> None:
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise UserError(f"--val-fraction is {val_fraction:g}; expected more than 0 and less than 1")
 
 
 def _write_if_changed(target: Path, content: bytes) -> None:
