@@ -1,4 +1,4 @@
-"""What labelling tools leave is found by --data, with the boxes that were drawn; docs/data.md says no more than that."""
+"""What labelling tools leave is found by --data, with the boxes that were drawn; docs/data.md says just that."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_the_page_has_every_export_and_nothing_else(tmp_path: Path) -> None:
         assert row["splits"] == (", ".join(EXPORTS[name].splits or ()) or "divided"), name
 
 
-def test_the_pages_commands_are_ours(tmp_path: Path) -> None:
-    from tinydet_tf.cli.main import COMMANDS
+def test_the_pages_commands_are_ours() -> None:
+    from tinydet_tf.commands import COMMANDS
 
     text = PAGE.read_text(encoding="utf-8")
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)

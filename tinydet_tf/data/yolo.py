@@ -9,6 +9,7 @@ database, and str.split and float are enough.
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import math
 import os
@@ -329,7 +330,10 @@ class YoloFolder:
             _LOG.warning(
                 "%s: %d images have their labels under another spelling (%s)", self.source, len(alike), some(alike)
             )
-        everywhere = {path for other in self.splits for path in self._image_paths(other)}
+        everywhere = set(labels_of)
+        for other in self.splits:
+            with contextlib.suppress(UserError):  # what is wrong with another split is told where that is read
+                everywhere.update(self._image_paths(other))
         owned = {label for label in self._label_paths(list(everywhere)).values() if label}
         folders = list(dict.fromkeys(path.parent for path in labels_of))
         for place in dict.fromkeys(map(self._label_folder, folders)):
@@ -384,7 +388,9 @@ class YoloFolder:
         """Class names from a file in the data folder, else from those beside the labels, which must agree."""
         folders = [self._root]
         for split in self.splits:
-            images = dict.fromkeys(path.parent for path in self._image_paths(split))
+            images: dict[Path, None] = {}
+            with contextlib.suppress(UserError):  # told where the split is read
+                images = dict.fromkeys(path.parent for path in self._image_paths(split))
             folders += [place for folder in images for place in (folder, self._label_folder(folder))]
         found: dict[Path, list[str]] = {}
         for folder in dict.fromkeys(folders):

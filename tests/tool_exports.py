@@ -248,7 +248,7 @@ def fiftyone_yolo(root: Path) -> None:
 
 def voc(path: Path, stem: str, difficult: str = "0", first_pixel: int = 1) -> None:
     class_index, (x1, y1, x2, y2) = SCENES[stem]
-    corners = dict(xmin=x1 + first_pixel, ymin=y1 + first_pixel, xmax=x2, ymax=y2)
+    corners = {"xmin": x1 + first_pixel, "ymin": y1 + first_pixel, "xmax": x2, "ymax": y2}
     box = "".join(f"<{key}>{value}</{key}>" for key, value in corners.items())
     text(
         path,
