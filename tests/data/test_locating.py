@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tool_exports import EVERYTHING, EXPORTS, SCENES, names_file, picture, text, voc, yolo
 
 from commands import Command
 from tinydet_lite.errors import UserError
@@ -21,6 +20,7 @@ from tinydet_tf.data.class_folders import read_class_folders
 from tinydet_tf.data.coco import CocoDataset, load_coco, locate_split
 from tinydet_tf.data.locating import FileFinder
 from tinydet_tf.data.splits import load_split
+from tool_exports import EVERYTHING, EXPORTS, SCENES, names_file, picture, text, voc, yolo
 
 Document = dict[str, Any]
 Write = Callable[..., tuple[Path, Path]]
@@ -221,6 +221,25 @@ def test_xml_and_images_of_voc(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         path.unlink()
     with pytest.raises(UserError, match=r"none of 9 .xml has an image in .*JPEGImages that can be read"):
         read(tmp_path)
+
+
+def test_names_in_lists_of_voc(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    EXPORTS["Pascal VOC"].write(tmp_path)
+    train = tmp_path / "ImageSets" / "Main" / "train.txt"
+    lines = train.read_text().splitlines()
+    text(train, "\n".join([f"{lines[0]}.jpg", lines[1].upper(), *lines[2:], lines[2]]))
+    assert [image.path.stem for image in read(tmp_path, "train").images] == lines
+    assert f"1 names are written another way than their xml ({lines[1]}.xml for {lines[1].upper()})" in caplog.text
+    assert f"passed over: 1 names that it has already ({lines[2]})" in caplog.text
+
+
+def test_a_yaml_named_after_the_set(tmp_path: Path) -> None:
+    EXPORTS["Ultralytics"].write(tmp_path)
+    text(tmp_path / "data.yaml", (tmp_path / "data.yaml").read_text().replace("cat", "puma"))
+    (tmp_path / "data.yaml").rename(tmp_path / "pets8.yaml")
+    assert read(tmp_path, "val").class_names == ("puma", "dog")
+    (tmp_path / "pets8.yaml").write_text("names: [lynx, dog]\ntrain: D:\\me\\pets\\images\\train\nval: ./images/val\n")
+    assert read(tmp_path, "train").class_names == ("lynx", "dog")
 
 
 def test_pictures_that_no_json_lists(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -226,15 +226,18 @@ class VocFolder:
         path = next(p for n in _LISTS_OF[split] if (p := self._list_folder / f"{n}.txt").is_file())
         place = self._places[ALL]
         stems = []
+        alike = []
         for name, number in self._lists[split].items():
-            # Some tools list file names.
-            stem = next((s for s in (name, os.path.splitext(name)[0]) if s in place.xml.by_stem), None)
+            stem = _listed_xml(place, name, self._lists[split])
             if stem is None:
                 raise UserError(
                     f"{path}:{number} names {shown.repr(name)}, but there is no {name[:80]}.xml in "
                     f"{place.annotations}; expected an image's name without extension a line"
                 )
+            alike += [] if name.startswith(stem) else [f"{stem}.xml for {name}"]
             stems.append(stem)
+        if alike:
+            _LOG.warning("%s: %d names are written another way than their xml (%s)", path, len(alike), some(alike))
         return stems
 
     def _named(self) -> dict[str, dict[str, Path]]:
@@ -243,11 +246,11 @@ class VocFolder:
         for part, place in self._places.items():
             stems: Iterable[str] = place.xml.by_stem
             if self._lists:
-                extra = self._list_folder / "trainval.txt"
-                listed = [n for names in self._lists.values() for n in names]
-                listed += self._read_list("trainval") if extra.is_file() else []
-                listed += [os.path.splitext(name)[0] for name in listed]
-                stems = [stem for stem in dict.fromkeys(listed) if stem in place.xml.by_stem]
+                lists = list(self._lists.values())
+                if all((self._list_folder / f"{name}.txt").is_file() for name in ("train", "trainval")):
+                    lists.append(self._read_list("trainval"))
+                found = (_listed_xml(place, name, names) for names in lists for name in names)
+                stems = dict.fromkeys(stem for stem in found if stem is not None)
             named[part] = {stem: _xml_path(place, stem) for stem in stems}
         return named
 
@@ -316,10 +319,7 @@ class VocFolder:
         unread = [name for name in sorted(_walk(place.images)) if name.lower().endswith(OTHER_PICTURES)]
         pass_over(place.images, unread, "pictures in formats that are not read; convert them to JPEG or PNG")
         if self._lists:
-            listed = {os.path.splitext(name)[0] for names in self._lists.values() for name in names} | {
-                name for names in self._lists.values() for name in names
-            }
-            alone = sorted(set(place.xml.by_stem) - listed)
+            alone = [stem for stem in sorted(place.xml.by_stem) if _xml_path(place, stem) not in self._annotations]
             pass_over(place.annotations, alone, f"xml that no list in {self._list_folder} names")
 
     def _tell_of_zeros(self, place: _Place, annotations: dict[str, _Annotation]) -> None:
@@ -351,6 +351,15 @@ def _walk(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         parts = Path(place).relative_to(folder)
         yield from ((parts / name).as_posix() for name in file_names(Path(place)))
+
+
+def _listed_xml(place: _Place, name: str, names: Container[str]) -> str | None:
+    """The xml, without its suffix, that a line of a list means; names: all of the list."""
+    for stem in (name, os.path.splitext(name)[0]):  # some tools list file names
+        if stem in place.xml.by_stem:
+            return stem
+    found = place.xml.find(name, names)
+    return os.path.splitext(found[0])[0] if len(found) == 1 else None
 
 
 def _xml_path(place: _Place, stem: str) -> Path:

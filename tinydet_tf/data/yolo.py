@@ -101,6 +101,10 @@ def yolo_source(path: Path) -> Path | None:
             # Other tools use these file names too: a file counts only if it has one of the keys of a YOLO data set.
             if candidate.is_file() and _YAML_KEYS & _read_yaml(candidate).keys():
                 return candidate
+    # Ultralytics names a set's yaml after the set, not after its folder.
+    others = [name for name in entries(path) if name.lower().endswith(_YAML_SUFFIXES)]
+    if len(others) == 1 and {"names", "train"} <= _read_yaml(path / others[0]).keys():
+        return path / others[0]
     if (path / _DARKNET_SETTINGS).is_file():
         return path / _DARKNET_SETTINGS
     return path if _layout(path) else None
