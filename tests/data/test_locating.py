@@ -148,7 +148,7 @@ def test_suffixes_of_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     assert "passed over: 1 pictures in formats that are not read" in caplog.text and "(p1.heic)" in caplog.text
     for name in ("p0.jfif", "p2.jpg", "p3.JPE"):
         (tmp_path / "images" / name).unlink()
-    with pytest.raises(UserError, match="has no images in"):
+    with pytest.raises(UserError, match=r"has no images in .* \(p1.heic cannot be read\)"):
         read(tmp_path)
 
 
@@ -231,6 +231,12 @@ def test_names_in_lists_of_voc(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert [image.path.stem for image in read(tmp_path, "train").images] == lines
     assert f"1 names are written another way than their xml ({lines[1]}.xml for {lines[1].upper()})" in caplog.text
     assert f"passed over: 1 names that it has already ({lines[2]})" in caplog.text
+
+
+def test_a_json_of_something_else_hides_nothing(tmp_path: Path) -> None:
+    EXPORTS["Pascal VOC"].write(tmp_path)
+    text(tmp_path / "train.json", "[]")
+    assert boxes(read(tmp_path, "train")) == 5
 
 
 def test_a_yaml_named_after_the_set(tmp_path: Path) -> None:
@@ -398,3 +404,5 @@ def test_commands_name_test(tmp_path: Path, command: Command) -> None:
     shutil.rmtree(tmp_path / "set" / "test")
     done = command("anchor_coverage.py", "--variant", "S", "--data", tmp_path / "set", "--split", "test")
     done.assert_refused("no test split", "only train, val")
+    done = command("anchor_coverage.py", "--variant", "S", "--data", tmp_path / "set", "--split", "all")
+    done.assert_refused("has splits (train, val); name one of them")

@@ -29,7 +29,7 @@ from tinydet_lite.metadata import is_label
 from tinydet_tf.commands import command_text
 from tinydet_tf.data.convert import converted_split
 from tinydet_tf.data.image_size import header_size
-from tinydet_tf.data.labelled import IMAGE_SUFFIXES, OTHER_PICTURES, choose_part, val_indices
+from tinydet_tf.data.labelled import ALL, IMAGE_SUFFIXES, OTHER_PICTURES, choose_part, val_indices
 from tinydet_tf.data.layouts import ANY, Located, coco_parts
 from tinydet_tf.data.locating import FileFinder, is_inside, pass_over
 
@@ -183,12 +183,16 @@ def locate_split(directory: Path | str, split: str, *, voc_first_pixel: int = 1)
         raise UserError(f"data folder {directory} {what}; expected COCO's, Pascal VOC's or YOLO's layout")
     parts = coco_parts(directory)
     chosen = (ANY, False) if ANY in parts and split not in parts else choose_part(directory, parts, split)
+    with_images = chosen is not None and parts[chosen[0]][0].image_dir is not None
+    # A json without images may be of something else.
+    converted = None if with_images else converted_split(directory, split, voc_first_pixel=voc_first_pixel)
+    if converted is not None:
+        return Split(*converted)
     if chosen is not None:
         part, divided = chosen
         return _located(directory, split, parts, part, divided=divided and ANY not in parts)
-    converted = converted_split(directory, split, voc_first_pixel=voc_first_pixel)
-    if converted is not None:
-        return Split(*converted)
+    if split == ALL and parts:
+        raise UserError(f"{directory} has splits ({', '.join(parts)}); name one of them")
     known = f", only {', '.join(parts)}" if parts else ""
     raise UserError(
         f"no {split} split in {directory}{known}: expected {split}/instances.json with {split}/images/, "

@@ -257,8 +257,10 @@ class YoloFolder:
                     paths += self._listed_images(entry)
             where = ", ".join(self._splits[split])
             if not paths:
+                unread = [n for place in self._splits[split] for n in self._names_in(Path(place)) if _is_picture(n)]
+                those = f" ({some(unread)} cannot be read)" if unread else ""
                 raise UserError(
-                    f"the {split} split of {self.source} has no images in {where}; expected *.jpg, *.png, ..."
+                    f"the {split} split of {self.source} has no images in {where}; expected *.jpg, *.png, ...{those}"
                 )
             unique = list(dict.fromkeys(paths))
             if len(unique) < len(paths):
