@@ -152,6 +152,7 @@ class DataConfig:
     train_images: str | None = None
     val_json: str | None = None
     val_images: str | None = None
+    voc_first_pixel: int = 1  # what Pascal VOC's boxes count from; 0: xmin..xmax are corners, as some tools write
     limit: int | None = None  # train (and validate) on the first N images only
     horizontal_flip: bool | None = None  # null: on, but for the digits (a mirrored 2 is no 2)
     augmentation: str = "none"  # one of AUGMENTATIONS
@@ -171,6 +172,8 @@ class DataConfig:
             natural=("digits_seed", "copy_paste"),
             fractions=("mosaic",),
         )
+        if self.voc_first_pixel not in (0, 1):
+            raise UserError(f"data.voc_first_pixel is {self.voc_first_pixel!r}; choose 0 or 1")
         if self.augmentation not in AUGMENTATIONS:
             choices = " or ".join(map(repr, AUGMENTATIONS))
             raise UserError(f"data.augmentation is {self.augmentation!r}; choose {choices}")

@@ -54,7 +54,7 @@ class Evaluation:
     Attributes:
       metrics: the twelve numbers, 0..1, or -1 where no ground truth of that size exists.
       class_ap: class name -> AP.
-      results: COCO results (image_id, category_id, bbox xywh, score), what the test-dev server takes.
+      results: COCO results (image_id as in the file, category_id, bbox xywh, score), what the test-dev server takes.
       num_images: how many were evaluated.
       seconds: spent in all.
     """
@@ -174,6 +174,8 @@ def evaluate(
     if gather is not None:
         results = _from_rows(gather(_to_rows(results)))
     metrics, class_ap = coco_metrics(dataset, results)
+    if dataset.text_ids:
+        results = [{**result, "image_id": dataset.text_ids[result["image_id"]]} for result in results]
     return Evaluation(metrics, class_ap, results, len(dataset.images), time.monotonic() - start)
 
 

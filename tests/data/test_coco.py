@@ -188,7 +188,8 @@ def _set(*path: Any) -> Callable[[Document], None]:
         (_set("categories", [3]), r"categories\[0\] is a int, expected an object"),
         (_set("images", []), "lists no images"),
         (_set("categories", []), "lists no categories"),
-        (_set("images", 0, "id", "7"), r"images\[0\] has \"id\" '7', expected an integer"),
+        (_set("images", 0, "id", "3"), r"id '3' appears more than once in images"),
+        (_set("images", 0, "id", "seven"), r"annotations\[0\] \(id 1\) has image_id 7, which images does not list"),
         (_set("images", 1, "id", True), r"images\[1\] has \"id\" True, expected an integer"),
         (_set("images", 1, "id", 7), "id 7 appears more than once in images"),
         (_set("categories", 1, "id", 90), "id 90 appears more than once in categories"),
@@ -251,7 +252,7 @@ def test_errors_in_the_json(
 @pytest.mark.parametrize(
     "name",
     [
-        "../secret.png", "/etc/a.png", "x/../../a.png", "..\\a.png", "C:\\a.png", "",
+        "../secret.png", "/etc/passwd", "x/../../a.png", "..\\a.png", "C:\\a.png", "",
         "a\0/b.png", "b.png\0", "\ud800/b.png", "\ud800.png",
     ],
 )  # fmt: skip
@@ -297,10 +298,12 @@ def _touch(path: Path) -> Path:
 
 def test_locate_split_layouts(tmp_path: Path) -> None:
     own = tmp_path / "own"
-    (own / "train" / "images").mkdir(parents=True)
-    expected = (_touch(own / "train" / "instances.json"), own / "train" / "images")
-    assert locate_split(own, "train") == expected
-    assert locate_split(str(own / "train"), "val") == expected  # the folder is the split itself
+    for split in ("train", "val"):
+        (own / split / "images").mkdir(parents=True)
+        expected = (_touch(own / split / "instances.json"), own / split / "images")
+        assert locate_split(own, split)[:3] == (*expected, None)
+        for asked in ("train", "val", "test"):
+            assert locate_split(str(own / split), asked)[:3] == (*expected, None)  # the folder is the split itself
 
     coco = tmp_path / "coco"
     (coco / "val2017").mkdir(parents=True)
@@ -308,8 +311,8 @@ def test_locate_split_layouts(tmp_path: Path) -> None:
     _touch(coco / "annotations" / "person_keypoints_val2017.json")
     val = _touch(coco / "annotations" / "instances_val2017.json")
     train = _touch(coco / "annotations" / "instances_train2017.json")
-    assert locate_split(coco, "val") == (val, coco / "val2017")
-    assert locate_split(coco, "train") == (train, coco / "images" / "train2017")
+    assert locate_split(coco, "val")[:2] == (val, coco / "val2017")
+    assert locate_split(coco, "train")[:2] == (train, coco / "images" / "train2017")
 
 
 def test_locate_split_errors(tmp_path: Path) -> None:
@@ -320,7 +323,7 @@ def test_locate_split_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"no val split in {re.escape(str(tmp_path))}: expected val/instances.json"):
         locate_split(tmp_path, "val")
     _touch(tmp_path / "val" / "instances.json")
-    with pytest.raises(UserError, match=r"val has instances.json but no images/ beside it"):
+    with pytest.raises(UserError, match=r"instances.json has no image folder; expected .*val.images"):
         locate_split(tmp_path, "val")
     _touch(tmp_path / "annotations" / "instances_train2014.json")
     with pytest.raises(UserError, match=r"instances_train2014.json has no image folder; expected .*train2014"):
@@ -328,16 +331,16 @@ def test_locate_split_errors(tmp_path: Path) -> None:
     (tmp_path / "train2014").mkdir()
     _touch(tmp_path / "annotations" / "instances_train2017.json")
     (tmp_path / "train2017").mkdir()
-    with pytest.raises(UserError, match=r"several train splits \(instances_train2014.json, instances_train2017.json\)"):
+    with pytest.raises(UserError, match=r"several train splits \(annotations/instances_train2014.json, annotat"):
         locate_split(tmp_path, "train")
 
 
 def test_real_coco_agrees_with_pycocotools(coco_mini: Path) -> None:
     from pycocotools.coco import COCO
 
-    annotation_file, images = locate_split(coco_mini / "dev_train", "train")
-    dataset = load_coco(annotation_file, images)
-    reference = COCO(str(annotation_file))
+    located = locate_split(coco_mini / "dev_train", "train")
+    dataset = load_coco(*located)
+    reference = COCO(str(located.annotation_file))
     assert dataset.report.clipped == 0
     assert dataset.category_ids == tuple(sorted(reference.getCatIds()))
     assert sum(len(image.boxes) for image in dataset.images) == len(reference.anns) - dataset.report.dropped

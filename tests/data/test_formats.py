@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 import shutil
 from pathlib import Path
@@ -170,7 +169,7 @@ def test_the_converted_file_is_in_the_cache_and_evaluates(digits: Path, tmp_path
     from tinydet_tf.evaluation import coco_metrics
 
     folder = digits_as_yolo(digits, tmp_path / "set", "roboflow")
-    annotation_file, image_dir = locate_split(folder, "val")
+    annotation_file, image_dir, *_ = locate_split(folder, "val")
     assert cache in annotation_file.parents and image_dir == folder / "valid" / "images"
     assert locate_split(folder, "train")[0] != annotation_file
     before = annotation_file.stat().st_mtime_ns
@@ -263,15 +262,23 @@ def test_voc_lists(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert [i.path.stem for i in read(voc, "train").images] == ["a", "b"], "val's images are not trained on"
     (lists / "val.txt").rename(lists / "test.txt")
     assert [i.path.stem for i in read(voc, "train").images] == ["a", "b"]
-    assert [i.path.stem for i in read(voc, "val").images] == ["c"] and "validation is on test.txt" in caplog.text
+    assert [i.path.stem for i in read(voc, "val").images] == ["c"] and "validation is on test" in caplog.text
+    with pytest.raises(UserError, match=r"has no all split, only train, test"):
+        locate_split(voc, "all")
     (lists / "test.txt").unlink()
-    with pytest.raises(UserError, match=r"has no val split, only train; .*convert-dataset --val-fraction"):
-        locate_split(voc, "val")
+    halves = [{i.path.stem for i in read(voc, split).images} for split in ("train", "val")]
+    assert sorted(map(len, halves)) == [1, 2] and set.union(*halves) == set("abc")
     shutil.rmtree(voc / "ImageSets")
     (voc / "Annotations" / "b.xml").unlink()
-    with caplog.at_level(logging.WARNING):
-        assert locate_split(voc, "train") == locate_split(voc, "val")
-    assert [i.path.stem for i in read(voc, "val").images] == ["a", "c"] and "has no splits" in caplog.text
+    caplog.clear()
+    halves = [{i.path.stem for i in read(voc, split).images} for split in ("train", "val")]
+    assert list(map(len, halves)) == [1, 1] and set.union(*halves) == set("ac")
+    assert "has no val split and is divided" in caplog.text
+    assert "passed over: 1 pictures without an xml" in caplog.text and "(b.png)" in caplog.text
+    assert [i.path.stem for i in read(voc, "all").images] == ["a", "c"]
+    (voc / "Annotations" / "c.xml").unlink()
+    with pytest.raises(UserError, match=r"has no val split, and the data has one image"):
+        read(voc, "train")
 
 
 BOMB = (
@@ -430,14 +437,15 @@ def test_yolo_splits(yolo: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings(yolo, names=["dog", "cat"])  # the usual places
     assert [i.path.stem for i in read(yolo, "val").images] == ["d"]
     shutil.rmtree(yolo / "images" / "val")
-    with pytest.raises(UserError, match=r"has no val split, only train; .*convert-dataset --val-fraction"):
-        locate_split(yolo, "val")
+    halves = [[i.path.stem for i in read(yolo, split).images] for split in ("train", "val")]
+    assert list(map(len, halves)) == [2, 1] and sorted(halves[0] + halves[1]) == ["a", "b", "c"]
     for kind in ("images", "labels"):
         for path in (yolo / kind / "train").iterdir():
             path.rename(yolo / kind / path.name)
         (yolo / kind / "train").rmdir()
-    assert locate_split(yolo, "train") == locate_split(yolo, "val")
-    assert [i.path.stem for i in read(yolo, "val").images] == ["a", "b", "c"] and "has no splits" in caplog.text
+    assert halves == [[i.path.stem for i in read(yolo, split).images] for split in ("train", "val")]
+    assert [i.path.stem for i in read(yolo, "all").images] == ["a", "b", "c"]
+    assert "has no val split and is divided" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -602,8 +610,8 @@ def test_the_command_splits(voc: Path, tmp_path: Path, command: Command) -> None
 def test_the_command_refuses(voc: Path, yolo: Path, tmp_path: Path, command: Command) -> None:
     output = ("--output", tmp_path / "out")
     for arguments, message in (
-        (("--input", tmp_path / "absent"), "does not exist; give a Pascal VOC or YOLO folder"),
-        (("--input", tmp_path), "is no Pascal VOC or YOLO data set; VOC has Annotations/"),
+        (("--input", tmp_path / "absent"), "does not exist; give a COCO, Pascal VOC or YOLO folder"),
+        (("--input", tmp_path), "is no COCO, Pascal VOC or YOLO data set; VOC has Annotations/"),
         (("--input", yolo, "--format", "voc"), "is no Pascal VOC data set"),
         (("--input", voc, "--format", "yolo"), "is no YOLO data set"),
         (("--input", voc, "--seed", -1), "--seed is -1; give at least 0"),

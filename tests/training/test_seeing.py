@@ -314,6 +314,7 @@ def test_the_last_words_can_be_pasted(run: SimpleNamespace, command: Command, tm
         ([], []),
         (["data.root='my data'", "data.limit=3"], ["--data", "my data", "--limit", "3"]),
         (["data.root=d", "data.validate_on_train=true"], ["--data", "d", "--split", "train"]),
+        (["data.root=d", "data.voc_first_pixel=0"], ["--data", "d", "--voc-first-pixel", "0"]),
         (
             ["data.train_json=a", "data.train_images=b", "data.val_json=c", "data.val_images='d e'"],
             ["--annotations", "c", "--images", "d e"],

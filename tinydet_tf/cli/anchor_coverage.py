@@ -16,6 +16,7 @@ from tinydet_tf.analysis.paper import TABLE2
 from tinydet_tf.cli.options import add_set, check_least, check_outputs, log_to_terminal, write_json
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import VARIANTS, Config, load_config
+from tinydet_tf.data.labelled import SPLIT_CHOICES
 
 if TYPE_CHECKING:
     from tinydet_tf.analysis.anchor_coverage import Coverage
@@ -30,7 +31,7 @@ def parse() -> argparse.Namespace:
     data = parser.add_argument_group("objects (none of these: the config's data, else the embedded digits set)")
     data.add_argument("--annotations", type=Path, metavar="F", help="a COCO-format json")
     data.add_argument("--data", metavar="DIR", help="as in train")
-    data.add_argument("--split", choices=("train", "val"), default="val", help="of --data (default: %(default)s)")
+    data.add_argument("--split", choices=SPLIT_CHOICES, default="val", help="of --data (default: %(default)s)")
     data.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     detectors = parser.add_argument_group("detectors")
     detectors.add_argument("--models", nargs="+", metavar="NAME", help=f"any of {' '.join(MODELS)} (default: all)")

@@ -13,6 +13,7 @@ from tinydet_lite.metadata import read_model
 from tinydet_lite.tiles import TiledDetector
 from tinydet_tf.cli.options import add_model, check_least, check_model, check_outputs
 from tinydet_tf.config import Config, DataConfig
+from tinydet_tf.data.labelled import SPLIT_CHOICES
 
 
 def parse() -> argparse.Namespace:
@@ -23,7 +24,11 @@ def parse() -> argparse.Namespace:
         metavar="DIR",
         help="as in train (default: what the run was trained on; a .tflite says so only of the digits)",
     )
-    parser.add_argument("--split", choices=("train", "val"), default="val")
+    parser.add_argument("--split", choices=SPLIT_CHOICES, default="val")
+    parser.add_argument(
+        "--voc-first-pixel", type=int, choices=(0, 1),
+        help="what the boxes of --data count from if it is Pascal VOC's (default: as the run's data, else 1)",
+    )  # fmt: skip
     parser.add_argument("--annotations", metavar="F", help="a COCO-format json, instead of --data")
     parser.add_argument("--images", metavar="DIR", help="the images of --annotations")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images only")
@@ -50,8 +55,16 @@ def main() -> None:
     if args.data is not None or args.annotations is not None or args.images is not None:
         if (args.annotations is None) != (args.images is None):
             raise UserError("--annotations and --images belong together; give both")
-        names = {f"{args.split}_json": args.annotations, f"{args.split}_images": args.images}
-        data = DataConfig(root=args.data, **names)
+        if args.annotations is not None:
+            args.split = "val"  # the file is all that there is
+        first_pixel = args.voc_first_pixel
+        if first_pixel is None:
+            run = args.model.is_dir() or is_hdf5(args.model)
+            config = read_config(weights_file(args.model)) if run else None
+            first_pixel = 1 if config is None else config.data.voc_first_pixel
+        data = DataConfig(
+            root=args.data, val_json=args.annotations, val_images=args.images, voc_first_pixel=first_pixel
+        )
     else:
         if args.model.is_dir() or is_hdf5(args.model):  # a run knows its data
             data = data_of(read_config(weights_file(args.model)) or Config())

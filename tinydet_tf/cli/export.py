@@ -11,6 +11,7 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import POSTPROCESS
 from tinydet_tf.cli.options import add_model, check_least, check_variant
 from tinydet_tf.commands import command_text
+from tinydet_tf.data.labelled import SPLIT_CHOICES
 
 
 def parse() -> argparse.Namespace:
@@ -33,7 +34,7 @@ def parse() -> argparse.Namespace:
     calibration.add_argument(
         "--data", "--calibration", metavar="DIR", help="as in train (default: what the run was trained on)"
     )
-    calibration.add_argument("--split", choices=("train", "val"), default="train")
+    calibration.add_argument("--split", choices=SPLIT_CHOICES, default="train")
     calibration.add_argument("--calibration-images", type=int, metavar="N", help="how many of them (default: 32)")
     calibration.add_argument("--seed", type=int, default=0, help="which of them (default: 0)")
     parser.add_argument("--output", type=Path, required=True, metavar="X.tflite")

@@ -10,15 +10,14 @@ from pathlib import Path
 
 from tinydet_lite.commands.tables import table as text_table
 from tinydet_tf.cli.options import add_model, check_least, check_model, check_outputs
+from tinydet_tf.data.labelled import SPLIT_CHOICES
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_model(parser)
     parser.add_argument("--data", metavar="DIR", help="as in train (default: what the run was trained on)")
-    parser.add_argument(
-        "--split", choices=("train", "val"), default="val", help="what AP is measured on (default: val)"
-    )
+    parser.add_argument("--split", choices=SPLIT_CHOICES, default="val", help="what AP is measured on (default: val)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images of it only")
     parser.add_argument("--calibration-images", type=int, default=32, metavar="N", help="of the training split")
     parser.add_argument("--seed", type=int, default=0, help="which of them")

@@ -8,11 +8,13 @@ from pathlib import Path
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_path
 from tinydet_tf.cli.options import add_recipe, check_least, check_outputs, load_recipe
+from tinydet_tf.data.labelled import SPLIT_CHOICES
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_recipe(parser, "data.augmentation=ssd")
+    parser.add_argument("--split", choices=SPLIT_CHOICES, default="train", help="of --data (default: %(default)s)")
     parser.add_argument("--images", type=int, default=8, metavar="N", help="(default: 8)")
     parser.add_argument("--columns", type=int, default=4, metavar="N", help="(default: 4)")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT.jpg")
@@ -31,7 +33,7 @@ def main() -> None:
     from tinydet_tf.data.show import draw_batch
     from tinydet_tf.data.splits import load_split, preparation
 
-    dataset = load_split(config.data, "train")
+    dataset = load_split(config.data, args.split)
     batches = build_pipeline(
         dataset,
         input_size=config.model.input_size,

@@ -22,7 +22,8 @@ import tensorflow as tf
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.preprocess import as_rgb_array, resize_to
 from tinydet_tf.data.augment import Sample
-from tinydet_tf.data.labelled import IMAGE_SUFFIXES, check_class_names, file_names
+from tinydet_tf.data.labelled import IMAGE_SUFFIXES, OTHER_PICTURES, check_class_names, file_names
+from tinydet_tf.data.locating import pass_over
 from tinydet_tf.data.pipeline import image_rows, make_samples, render
 from tinydet_tf.data.skipping import SkipBroken
 
@@ -63,7 +64,8 @@ def read_class_folders(root: Path, *, val_fraction: float | None = None, seed: i
       seed: decides which images.
 
     Returns:
-      Classes by the names of their folders, sorted; hidden files and those of other kinds are passed over.
+      Classes by the names of their folders, sorted; hidden files and those that are no pictures are passed over, and
+      pictures that are not read are named in a warning.
 
     Raises:
       UserError: no folder, fewer than two classes, a class without images, or splits of different classes.
@@ -109,8 +111,14 @@ def _files_of_classes(root: Path) -> dict[str, list[Path]]:
         raise UserError(f"{root} holds {came}; expected a folder of images for each of at least 2 classes")
     check_class_names(root, names)
     found = {}
+    loose = [name for name in file_names(root) if name.lower().endswith(IMAGE_SUFFIXES + OTHER_PICTURES)]
+    pass_over(root, loose, "pictures that are in no class's folder")
     for name in names:
-        files = [root / name / file for file in file_names(root / name) if file.lower().endswith(IMAGE_SUFFIXES)]
+        inside = file_names(root / name)
+        unread = [file for file in inside if file.lower().endswith(OTHER_PICTURES)]
+        pass_over(root / name, unread, "pictures in formats that are not read; convert them to JPEG or PNG")
+        pass_over(root / name, _folder_names(root / name), "folders inside a class's folder")
+        files = [root / name / file for file in inside if file.lower().endswith(IMAGE_SUFFIXES)]
         if not files:
             raise UserError(
                 f"class folder {root / name} holds no image ({', '.join(IMAGE_SUFFIXES)}); fill or remove it"

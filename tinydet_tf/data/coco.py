@@ -16,17 +16,22 @@ import dataclasses
 import json
 import logging
 import math
-import os
+import re
 import reprlib
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.metadata import is_label
+from tinydet_tf.commands import command_text
 from tinydet_tf.data.convert import converted_split
 from tinydet_tf.data.image_size import header_size
+from tinydet_tf.data.labelled import ALL, IMAGE_SUFFIXES, OTHER_PICTURES, choose_part, val_indices
+from tinydet_tf.data.layouts import ANY, Located, coco_parts
+from tinydet_tf.data.locating import FileFinder, is_inside, pass_over
 
 _LOG = logging.getLogger(__name__)
 
@@ -94,6 +99,7 @@ class CocoDataset:
     """Images in the order of the file. category_ids[c] and class_names[c] belong to class c.
 
     truth: of all images of the file, also in a subset.
+    text_ids: what the file calls the images, by CocoImage.id, where it has ids that are no integers; else empty.
     """
 
     images: tuple[CocoImage, ...]
@@ -102,6 +108,7 @@ class CocoDataset:
     annotation_file: Path
     report: CocoReport
     truth: GroundTruth
+    text_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -128,75 +135,96 @@ class CocoDataset:
         return dataclasses.replace(self, images=self.images[:limit])
 
 
-def locate_split(directory: Path | str, split: str) -> tuple[Path, Path]:
-    """Find (annotation file, image folder) of a split ("train" or "val") in one of four layouts, tried in this order.
+class Split(NamedTuple):
+    """Where a split is: the arguments of `load_coco`.
 
-    1. directory/{split}/instances.json with directory/{split}/images/
-    2. directory/annotations/instances_{split}*.json with directory/{split}*/ (or directory/images/{split}*/) of the
-       same name: COCO's own layout, for instance instances_train2017.json with train2017/
-    3. directory/instances.json with directory/images/: the folder is the split itself, whichever is asked for
-    4. a Pascal VOC or YOLO folder, or YOLO's data.yaml (convert.py): the annotation file is then a json in the cache,
-       converted anew by every call
+    half: "train" or "val" of a file that is to be divided, None: all of it. sharing: the annotation files whose images
+    are in the folder too; None: not known.
+    """
+
+    annotation_file: Path
+    image_dir: Path
+    half: str | None = None
+    sharing: tuple[Path, ...] | None = None
+
+
+def locate_split(directory: Path | str, split: str, *, voc_first_pixel: int = 1) -> Split:
+    """Find a split ("train", "val", "test"; "all" of a set without splits) in any of the layouts that are known.
+
+    First those of COCO's format (layouts.py), then those of Pascal VOC and YOLO (voc.py, yolo.py) or a data.yaml. For
+    the latter the annotation file is a json in the cache, converted anew by every call. A set without a val split is
+    validated on its test split or, without one, divided (`val_indices`). directory/instances.json with
+    directory/images/ is the split itself, whichever is asked for.
+
+    Args:
+        voc_first_pixel: what VOC's boxes count from (voc.py).
 
     Raises:
-        UserError: the directory is missing, holds none of these, or several of the second kind; or what is wrong with
-            the files of the fourth.
+        UserError: the directory is missing, holds none of these, or several files that may be the split; or what is
+            wrong with the files of a folder that is converted.
     """
     directory = Path(directory)
-    if directory.is_file():
-        converted = converted_split(directory, split)
-        if converted is not None:
-            return converted
     if not directory.is_dir():
+        converted = converted_split(directory, split) if directory.is_file() else None
+        if converted is not None:
+            return Split(*converted)
         what = "is not a folder" if directory.exists() else "does not exist"
         raise UserError(f"data folder {directory} {what}; expected COCO's, Pascal VOC's or YOLO's layout")
-    for folder in (directory / split, directory):
-        if folder is directory:
-            found = _locate_coco_layout(directory, split)
-            if found is not None:
-                return found
-        if (folder / "instances.json").is_file():
-            if not (folder / "images").is_dir():
-                raise UserError(f"{folder} has instances.json but no images/ beside it; put the images there")
-            return folder / "instances.json", folder / "images"
-    converted = converted_split(directory, split)
+    parts = coco_parts(directory)
+    chosen = (ANY, False) if ANY in parts and split not in parts else choose_part(directory, parts, split)
+    with_images = chosen is not None and parts[chosen[0]][0].image_dir is not None
+    # A json without images may be of something else.
+    converted = None if with_images else converted_split(directory, split, voc_first_pixel=voc_first_pixel)
     if converted is not None:
-        return converted
+        return Split(*converted)
+    if chosen is not None:
+        part, divided = chosen
+        return _located(directory, split, parts, part, divided=divided and ANY not in parts)
+    if split == ALL and parts:
+        raise UserError(f"{directory} has splits ({', '.join(parts)}); name one of them")
+    known = f", only {', '.join(parts)}" if parts else ""
     raise UserError(
-        f"no {split} split in {directory}: expected {split}/instances.json with {split}/images/, "
+        f"no {split} split in {directory}{known}: expected {split}/instances.json with {split}/images/, "
         f"annotations/instances_{split}*.json with {split}*/, instances.json with images/, "
-        "Pascal VOC's Annotations/ with JPEGImages/, or YOLO's data.yaml or images/ with labels/"
+        "Pascal VOC's Annotations/ with JPEGImages/, YOLO's data.yaml or images/ with labels/, or what the tools in "
+        "docs/data.md leave"
     )
 
 
-def _locate_coco_layout(directory: Path, split: str) -> tuple[Path, Path] | None:
-    found: list[tuple[Path, Path]] = []
-    without_images: list[Path] = []
-    for annotation_file in sorted((directory / "annotations").glob(f"instances_{split}*.json")):
-        name = annotation_file.stem.removeprefix("instances_")
-        folders = [folder for folder in (directory / name, directory / "images" / name) if folder.is_dir()]
-        if folders:
-            found.append((annotation_file, folders[0]))
-        else:
-            without_images.append(annotation_file)
+def _located(directory: Path, split: str, parts: dict[str, list[Located]], part: str, *, divided: bool) -> Split:
+    found = parts[part]
     if len(found) > 1:
-        names = ", ".join(annotation_file.name for annotation_file, _ in found)
+        names = ", ".join(located.annotation_file.relative_to(directory).as_posix() for located in found)
         raise UserError(
             f"{directory} has several {split} splits ({names}); name one by its annotation file and image folder"
         )
-    if not found and without_images:
-        name = without_images[0].stem.removeprefix("instances_")
-        raise UserError(f"{without_images[0]} has no image folder; expected {directory / name}")
-    return found[0] if found else None
+    annotation_file, image_dir, wanted = found[0]
+    if image_dir is None:
+        raise UserError(f"{annotation_file} has no image folder; expected {wanted}, put the images there")
+    others = tuple(
+        located.annotation_file
+        for name in parts
+        for located in parts[name]
+        if located.annotation_file != annotation_file and located.image_dir == image_dir
+    )
+    return Split(annotation_file, image_dir, split if divided else None, others)
 
 
-def load_coco(annotation_file: Path | str, image_dir: Path | str | None) -> CocoDataset:
+def load_coco(
+    annotation_file: Path | str,
+    image_dir: Path | str | None,
+    half: str | None = None,
+    sharing: tuple[Path, ...] | None = None,
+) -> CocoDataset:
     """Read a json of COCO's format and check that its images exist (by listing folders, without opening images).
 
     Boxes are clipped to their image; those thinner than a pixel afterwards are dropped. Both are counted in the report
-    and logged in one line.
+    and logged in one line. A category that is the root of all others and has no box, as Roboflow writes, is left out.
 
     Args:
+        half: "train" or "val": that part of the images alone, divided by `val_indices`; the report is of all.
+        sharing: of the other annotation files whose images are in the folder. Pictures there that none of the files
+            lists are named in a warning; None: that is not asked.
         image_dir: None: the images need not be there, and the json has to give their sizes.
 
     Raises:
@@ -208,6 +236,7 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str | None) -> Coco
         raise UserError(f"image folder {image_dir} (for {annotation_file}) does not exist or is not a folder")
     entries = Entries(annotation_file, document)
 
+    entries.leave_out_root()
     category_ids, names = entries.column("categories", "id", int), entries.column("categories", "name", str)
     entries.check_unique("categories", category_ids)
     if not category_ids:
@@ -215,8 +244,7 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str | None) -> Coco
     by_id = sorted(zip(category_ids, names, strict=True))
     _check_names(annotation_file, by_id)
 
-    image_ids = entries.column("images", "id", int)
-    entries.check_unique("images", image_ids)
+    image_ids, text_ids = entries.image_ids()
     if not image_ids:
         raise UserError(f"{annotation_file} lists no images; expected at least one")
     file_names = entries.column("images", "file_name", str)
@@ -224,11 +252,11 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str | None) -> Coco
         entries.check_sizes()
         paths = [Path(name) for name in file_names]
     else:
-        paths = _image_paths(annotation_file, Path(image_dir), file_names)
+        paths = _image_paths(annotation_file, Path(image_dir), file_names, sharing)
     sizes = image_sizes(annotation_file, document["images"], paths)  # int64 [images, 2]: width, height
 
-    entries.check_unique("annotations", entries.column("annotations", "id", int))
-    image_index = entries.indices("annotations", "image_id", image_ids)
+    entries.check_unique("annotations", entries.ids("annotations", "id"))
+    image_index = entries.owners()
     class_index = entries.indices("annotations", "category_id", [category_id for category_id, _ in by_id])
     crowd = entries.crowds()
     corners = read_corners(annotation_file, document["annotations"])
@@ -278,6 +306,8 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str | None) -> Coco
             report.clipped,
             report.dropped,
         )
+    if half is not None:
+        images = _half(annotation_file, images, half)
     return CocoDataset(
         images=images,
         category_ids=tuple(category_id for category_id, _ in by_id),
@@ -291,7 +321,23 @@ def load_coco(annotation_file: Path | str, image_dir: Path | str | None) -> Coco
             areas=areas[measured],
             crowd=crowd[measured],
         ),
+        text_ids=text_ids,
     )
+
+
+def _half(annotation_file: Path, images: tuple[CocoImage, ...], half: str) -> tuple[CocoImage, ...]:
+    """The images of "train" or "val" of a set that has no val split."""
+    try:
+        validated = val_indices(len(images))
+    except UserError as error:
+        raise UserError(f"{annotation_file} has no val split, and {error}") from None
+    kept = tuple(image for index, image in enumerate(images) if (index in validated) == (half == "val"))
+    _LOG.warning(
+        "%s has no val split and is divided, every time in the same way: %s is %d of its %d images (--split all takes "
+        "all of them, %s --val-fraction F --seed N divides otherwise)",
+        annotation_file, half, len(kept), len(images), command_text("convert-dataset"),
+    )  # fmt: skip
+    return kept
 
 
 def _warn_of_copies(annotation_file: Path, paths: list[Path]) -> None:
@@ -356,6 +402,57 @@ class Entries:
         self.file = annotation_file
         self.document = document
 
+    def leave_out_root(self) -> None:
+        """Drops the category that Roboflow puts above all others, under which nothing is labelled."""
+        categories = self.document["categories"]
+        roots = [
+            c for c in categories if c.get("supercategory") in (None, "", "none") and isinstance(c.get("name"), str)
+        ]
+        for root in roots:
+            under = [c for c in categories if c is not root]
+            if not under or any(c.get("supercategory") != root["name"] for c in under):
+                continue
+            if any(entry.get("category_id") == root.get("id") for entry in self.document["annotations"]):
+                return
+            _LOG.warning(
+                "%s: category %s (%s) is left out: it has no box and is only what the other %d belong to",
+                self.file, _shown.repr(root["name"]), _shown.repr(root.get("id")), len(under),
+            )  # fmt: skip
+            self.document = {**self.document, "categories": under}
+            return
+
+    def ids(self, table: str, key: str) -> list[Any]:
+        """Ids that may be text: all integers, or, where one is text, all of them as text."""
+        values = [entry.get(key) for entry in self.document[table]]
+        if not any(isinstance(value, str) for value in values):
+            return self.column(table, key, int)
+        for index, value in enumerate(values):
+            if not isinstance(value, str) and _as_int(value) is None:
+                where = f'{self.file}: {table}[{index}] has "{key}" {_shown.repr(value)}'
+                raise UserError(f"{where}, expected text or an integer of at most 64 bits, as the others")
+        return [value if isinstance(value, str) else str(_as_int(value)) for value in values]
+
+    def image_ids(self) -> tuple[list[int], dict[int, int | str]]:
+        """Integers for the images, and what the file calls them where that is text (else empty).
+
+        Text that is an integer becomes that; where any is not, the images are counted from 1.
+        """
+        ids = self.ids("images", "id")
+        self.check_unique("images", ids)
+        if not any(isinstance(value, str) for value in ids):
+            return ids, {}
+        numbers = [int(text) if re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) else None for text in ids]
+        integers = [n for n in numbers if n is not None]
+        if len(integers) < len(ids):
+            integers = list(range(1, len(ids) + 1))
+        given = [entry["id"] for entry in self.document["images"]]
+        return integers, dict(zip(integers, given, strict=True))
+
+    def owners(self) -> np.ndarray:
+        """For each annotation the position of its image: int64 [A]."""
+        position = {str(value): index for index, value in enumerate(self.ids("images", "id"))}
+        return self._positions("annotations", "image_id", position, self.ids("annotations", "image_id"))
+
     def column(self, table: str, key: str, kind: type) -> list[Any]:
         """The values of one key, all of the type `kind`; for int, whole floats are converted (`_as_int`)."""
         values = [entry.get(key) for entry in self.document[table]]
@@ -411,12 +508,14 @@ class Entries:
             )
         return number
 
-    def check_unique(self, table: str, ids: list[int]) -> None:
+    def check_unique(self, table: str, ids: list[Any]) -> None:
         if len(set(ids)) != len(ids):
-            seen: set[int] = set()
+            seen: set[int | str] = set()
             for value in ids:
                 if value in seen:
-                    raise UserError(f"{self.file}: id {value} appears more than once in {table}; ids must be unique")
+                    raise UserError(
+                        f"{self.file}: id {_shown.repr(value)} appears more than once in {table}; ids must be unique"
+                    )
                 seen.add(value)
 
     def check_sizes(self) -> None:
@@ -427,15 +526,17 @@ class Entries:
 
     def indices(self, table: str, key: str, ids: list[int]) -> np.ndarray:
         """For each entry the position of its `key` in ids: int64 [entries]."""
-        position = {value: index for index, value in enumerate(ids)}
-        values = self.column(table, key, int)
-        found = np.array([position.get(value, -1) for value in values], np.int64)
+        position = {str(value): index for index, value in enumerate(ids)}
+        return self._positions(table, key, position, self.column(table, key, int))
+
+    def _positions(self, table: str, key: str, position: dict[str, int], values: list[Any]) -> np.ndarray:
+        found = np.array([position.get(str(value), -1) for value in values], np.int64)
         if (found < 0).any():
             index = int(np.argmax(found < 0))
             listed = {"image_id": "images", "category_id": "categories"}[key]
             raise UserError(
                 f"{self.file}: {table}[{index}] (id {self.document[table][index].get('id')}) has {key} "
-                f"{values[index]}, which {listed} does not list"
+                f"{_shown.repr(values[index])}, which {listed} does not list"
             )
         return found
 
@@ -495,53 +596,45 @@ def _is_bbox(bbox: Any) -> bool:
         return False
 
 
-def _image_paths(annotation_file: Path, image_dir: Path, file_names: list[str]) -> list[Path]:
+def _image_paths(
+    annotation_file: Path, image_dir: Path, file_names: list[str], sharing: tuple[Path, ...] | None
+) -> list[Path]:
     """The images' paths, all of which exist and lie inside image_dir."""
-    paths: list[Path] = []
-    listings: dict[str, set[str]] = {}
-    missing: list[Path] = []
-    for index, file_name in enumerate(file_names):
-        # Windows' rules as well: a json is written on one system and read on another.
-        windows = PureWindowsPath(file_name)
-        inside = windows.parts and not windows.drive and not windows.root and ".." not in windows.parts
-        if not inside or not _is_path(file_name):
+    finder = FileFinder(image_dir, annotation_file)
+    found = finder.find(file_names)
+    for index, (file_name, path) in enumerate(zip(file_names, found, strict=True)):
+        if path is None and not is_inside(file_name):
             raise UserError(
                 f"{annotation_file}: images[{index}] has file_name {_shown.repr(file_name)}, "
                 f"expected a path inside the image folder {image_dir}"
             )
-        relative = PurePosixPath(file_name)
-        parent = str(relative.parent)
-        if parent not in listings:
-            listings[parent] = _listing(image_dir / parent)
-        path = image_dir / relative
-        if relative.name not in listings[parent]:
-            missing.append(path)
-        paths.append(path)
+    missing = [file_name for file_name, path in zip(file_names, found, strict=True) if path is None]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(file_names)} images of {annotation_file} are missing in {image_dir}, "
-            f"the first is {missing[0].relative_to(image_dir)}"
+            f"the first is {missing[0]}"
         )
+    paths = [path for path in found if path is not None]
+    if sharing is not None:
+        _tell_unlisted(image_dir, finder, paths, sharing)
     return paths
 
 
-def _is_path(text: str) -> bool:
-    """Whether the system could have a file of this name at all."""
-    try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-
-
-def _listing(folder: Path) -> set[str]:
-    """Names of what the folder holds besides folders; one call of the system instead of one an image."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if not entry.is_dir()}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
-    except OSError as error:
-        raise UserError(f"image folder {folder} cannot be read: {os_reason(error)}") from error
+def _tell_unlisted(image_dir: Path, finder: FileFinder, paths: list[Path], sharing: tuple[Path, ...]) -> None:
+    """Names the pictures beside the images that no annotation file lists, and those that cannot be read."""
+    names = [image_dir / folder / name for folder, listing in finder.listings.items() for name in sorted(listing)]
+    visible = [path for path in names if not path.name.startswith(".")]
+    unlisted = set(visible) - set(paths)
+    if not unlisted:
+        return
+    listed_elsewhere = {
+        PureWindowsPath(str(entry.get("file_name"))).name for file in sharing for entry in read_json(file)["images"]
+    }
+    alone = [path.name for path in visible if path in unlisted and path.name not in listed_elsewhere]
+    pictures = [name for name in alone if name.lower().endswith(IMAGE_SUFFIXES)]
+    pass_over(image_dir, pictures, "pictures that no annotation file lists (one without objects is listed too)")
+    unread = [name for name in alone if name.lower().endswith(OTHER_PICTURES)]
+    pass_over(image_dir, unread, "pictures in formats that are not read; convert them to JPEG or PNG")
 
 
 def image_sizes(annotation_file: Path, images: list[dict[str, Any]], paths: list[Path]) -> np.ndarray:

@@ -14,13 +14,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.files import atomic_write
-from tinydet_tf.commands import command_text
 from tinydet_tf.data.cache import cache_folder
-from tinydet_tf.data.labelled import ALL, LabelledDataset, LabelledImage
+from tinydet_tf.data.labelled import SPLITS, LabelledDataset, LabelledImage, choose_part, val_indices
 from tinydet_tf.data.voc import VocFolder, voc_root
 from tinydet_tf.data.yolo import YoloFolder, yolo_source
 
@@ -42,11 +39,12 @@ class ConvertedSplit:
         return (json.dumps(self.document) + "\n").encode()
 
 
-def open_folder(path: Path, format: str | None = None) -> LabelledDataset | None:
+def open_folder(path: Path, format: str | None = None, *, voc_first_pixel: int = 1) -> LabelledDataset | None:
     """The data set at a path: a VOC or YOLO folder, or YOLO's data.yaml.
 
     Args:
         format: one of FORMATS; None tries each, VOC first.
+        voc_first_pixel: what VOC's boxes count from (voc.py).
 
     Returns:
         None where it is of neither format.
@@ -57,7 +55,7 @@ def open_folder(path: Path, format: str | None = None) -> LabelledDataset | None
     if format in ("voc", None):
         root = voc_root(path)
         if root is not None:
-            return VocFolder(root)
+            return VocFolder(root, voc_first_pixel)
     if format in ("yolo", None):
         source = yolo_source(path)
         if source is not None:
@@ -65,10 +63,11 @@ def open_folder(path: Path, format: str | None = None) -> LabelledDataset | None
     return None
 
 
-def converted_split(path: Path, split: str) -> tuple[Path, Path] | None:
-    """(annotation file, image folder) of a VOC or YOLO folder's split, the file written to the cache.
+def converted_split(path: Path, split: str, *, voc_first_pixel: int = 1) -> tuple[Path, Path, str | None] | None:
+    """(annotation file, image folder, half) of a VOC or YOLO folder's split, the file written to the cache.
 
-    A folder without splits is the split itself, whichever is asked for. The file is replaced where it differs.
+    half: "train" or "val" where the file is of a set without a val split, which is to be divided (`choose_part`). The
+    file is replaced where it differs.
 
     Returns:
         None where the path is of neither format.
@@ -76,22 +75,20 @@ def converted_split(path: Path, split: str) -> tuple[Path, Path] | None:
     Raises:
         UserError: as `open_folder`; or there is no such split; or the cache cannot be written.
     """
-    folder = open_folder(path)
+    folder = open_folder(path, voc_first_pixel=voc_first_pixel)
     if folder is None:
         return None
-    hint = f"{command_text('convert-dataset')} --val-fraction 0.2 makes a train and a val split"
-    if folder.splits == (ALL,):
-        _LOG.warning("%s has no splits: all of it is taken; %s", path, hint)
-        split = ALL
-    elif split not in folder.splits:
-        raise UserError(f"{path} has no {split} split, only {', '.join(folder.splits)}; {hint}")
-    converted = coco_split(folder, folder.read(split))
+    chosen = choose_part(path, folder.splits, split)
+    if chosen is None:
+        raise UserError(f"{path} has no {split} split, only {', '.join(folder.splits)}; name one of these")
+    part, divided = chosen
+    converted = coco_split(folder, folder.read(part))
     absolute = os.path.abspath(path)
-    digest = hashlib.sha256(os.fsencode(absolute)).hexdigest()[:12]
-    target = cache_folder() / "converted" / f"{Path(absolute).name[:_NAME_LENGTH]}-{digest}" / split / ANNOTATION_FILE
+    digest = hashlib.sha256(os.fsencode(absolute) + (b"" if voc_first_pixel else b"\0from 0")).hexdigest()[:12]
+    target = cache_folder() / "converted" / f"{Path(absolute).name[:_NAME_LENGTH]}-{digest}" / part / ANNOTATION_FILE
     _write_if_changed(target, converted.to_bytes())
-    _LOG.info("%s: %d images of %s, as COCO's json in %s", path, len(converted.document["images"]), split, target)
-    return target, converted.image_dir
+    _LOG.info("%s: %d images of %s, as COCO's json in %s", path, len(converted.document["images"]), part, target)
+    return target, converted.image_dir, split if divided else None
 
 
 def coco_split(folder: LabelledDataset, images: list[LabelledImage]) -> ConvertedSplit:
@@ -133,7 +130,7 @@ def coco_split(folder: LabelledDataset, images: list[LabelledImage]) -> Converte
 
 
 def train_and_val(folder: LabelledDataset, val_fraction: float | None, seed: int) -> dict[str, list[LabelledImage]]:
-    """The images of "train" and "val", in the folder's order; where it has no val split, a random part of the others.
+    """The images of "train", "val" and "test", if there is one; where there is no val, a random part of the others.
 
     Args:
         val_fraction: share of the images that goes to val; each split gets at least one image.
@@ -142,25 +139,27 @@ def train_and_val(folder: LabelledDataset, val_fraction: float | None, seed: int
     Raises:
         UserError: the fraction is out of range, is missing and needed, is given and not needed, or there is one image.
     """
-    if val_fraction is not None and not 0 < val_fraction < 1:
-        raise UserError(f"--val-fraction is {val_fraction:g}; expected more than 0 and less than 1")
-    if "val" in folder.splits:
+    check_fraction(val_fraction)
+    if "val" in folder.splits or "test" in folder.splits:
         if val_fraction is not None:
             raise UserError("the data has a val split of its own; leave --val-fraction out")
         if "train" not in folder.splits:
             raise UserError("the data has a val split and none for train; expected both, or no val")
-        return {split: folder.read(split) for split in folder.splits}
+        parts = [part for split in SPLITS if (part := choose_part(folder.source, folder.splits, split)) is not None]
+        return {split: folder.read(part) for split, (part, _) in zip(SPLITS, parts, strict=False)}
     if val_fraction is None:
         raise UserError("the data has no val split; give --val-fraction, for example 0.2")
     images = folder.read(folder.splits[0])
-    if len(images) < 2:
-        raise UserError("the data has one image; a train and a val split need two")
-    count = min(max(round(val_fraction * len(images)), 1), len(images) - 1)
-    chosen = set(np.random.default_rng(seed).permutation(len(images))[:count].tolist())
+    chosen = val_indices(len(images), val_fraction, seed)
     return {
         "train": [image for index, image in enumerate(images) if index not in chosen],
         "val": [image for index, image in enumerate(images) if index in chosen],
     }
+
+
+def check_fraction(val_fraction: float | None) -> None:
+    if val_fraction is not None and not 0 < val_fraction < 1:
+        raise UserError(f"--val-fraction is {val_fraction:g}; expected more than 0 and less than 1")
 
 
 def _write_if_changed(target: Path, content: bytes) -> None:

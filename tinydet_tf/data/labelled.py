@@ -7,18 +7,41 @@ later clips and counts boxes that reach outside of the image.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.metadata import is_label
 
+_LOG = logging.getLogger(__name__)
+
+#: The splits that commands name.
+SPLITS = ("train", "val", "test")
 #: The split of a folder that has no splits.
 ALL = "all"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+#: What --split takes.
+SPLIT_CHOICES = (*SPLITS, ALL)
+#: Names of a split in file and folder names, in any case.
+SPLIT_NAMES = {
+    "train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing"),
+}  # fmt: skip
+#: Of any case. .jfif, .jpe and the like are names of JPEG.
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jfif", ".jpe", ".pjpeg", ".pjp", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff",
+)  # fmt: skip
+#: Pictures in formats that are not read; beside pictures that are, they are named rather than passed over in silence.
+OTHER_PICTURES = (
+    ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".raf",
+    ".orf", ".rw2", ".psd", ".svg", ".tga", ".ppm", ".pgm", ".exr", ".dcm",
+)  # fmt: skip
+#: The share of a set without a val split that becomes one, where nobody says which.
+VAL_FRACTION = 0.2
 #: A file with more classes is taken for damaged; LVIS, a large set, has 1,203.
 MAX_CLASSES = 10_000
 
@@ -49,16 +72,55 @@ class LabelledImage:
 class LabelledDataset(Protocol):
     """A data set in a format of its own.
 
-    splits: "train" and "val", one of them, or ALL alone; class_names: the classes of all splits together;
-    first_category_id: the category id of class 0; the other classes have the ids after it.
+    source: the folder or file that it is read from; splits: some of SPLITS, or ALL alone; class_names: the classes of
+    all splits together; first_category_id: the category id of class 0; the other classes have the ids after it.
     """
 
+    source: Path
     splits: tuple[str, ...]
     class_names: tuple[str, ...]
     first_category_id: int
 
     def read(self, split: str) -> list[LabelledImage]:
         """The images of one of `splits`, in the order of its list or sorted by name."""
+
+
+def choose_part(source: Path, parts: Collection[str], split: str) -> tuple[str, bool] | None:
+    """Which part of a data set a split is, and whether it is divided into train and val (`val_indices`).
+
+    A set without val is validated on test; one that has neither is divided. `split` may be ALL, for all of a set that
+    has one part.
+
+    Args:
+        parts: what the set has, of SPLITS and ALL.
+
+    Returns:
+        None where the set has no such split.
+    """
+    held_out = "val" in parts or "test" in parts
+    if split in parts and (split != "train" or held_out):
+        return split, False
+    if split == "val" and "test" in parts:
+        _LOG.warning("%s has no val split: validation is on test", source)
+        return "test", False
+    if split == ALL:
+        return (next(iter(parts)), False) if len(parts) == 1 else None
+    whole = next((part for part in ("train", ALL) if part in parts), None)
+    if split not in ("train", "val") or whole is None or (split == "val" and held_out):
+        return None
+    return whole, not held_out
+
+
+def val_indices(count: int, fraction: float = VAL_FRACTION, seed: int = 0) -> set[int]:
+    """Which of `count` images are for validation: a random `fraction` of them, at least one and not all.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    if count < 2:
+        raise UserError("the data has one image; a train and a val split need two")
+    chosen = min(max(round(fraction * count), 1), count - 1)
+    return set(np.random.default_rng(seed).permutation(count)[:chosen].tolist())
 
 
 def check_class_names(source: Path, names: Sequence[str]) -> None:

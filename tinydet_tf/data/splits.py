@@ -53,13 +53,15 @@ def described(data: DataConfig) -> str:
 
 
 def load_split(data: DataConfig, split: str) -> CocoDataset:
-    """The 'train' or 'val' split that a configuration names; the embedded digits where it names none.
+    """The "train", "val" or "test" split that a configuration names, or "all" of a set without splits; the embedded
+    digits where it names none.
 
     Raises:
       UserError: a file that is missing or wrong.
     """
     data = named(data)
-    json, images = {"train": (data.train_json, data.train_images), "val": (data.val_json, data.val_images)}[split]
+    jsons = {"train": (data.train_json, data.train_images), "val": (data.val_json, data.val_images)}
+    json, images = jsons.get(split, (None, None))
     if json or images:
         if not (json and images):
             raise UserError(f"--{split}-json and --{split}-images belong together; give both")
@@ -72,7 +74,12 @@ def load_split(data: DataConfig, split: str) -> CocoDataset:
         )
         dataset = load_coco(*locate_split(folder, split))
     elif data.root is not None:
-        dataset = load_coco(*locate_split(Path(data.root), split))
+        # With a val split from elsewhere nothing has to be held out.
+        whole = split == "train" and data.val_json is not None
+        located = locate_split(Path(data.root), split, voc_first_pixel=data.voc_first_pixel)
+        dataset = load_coco(*(located._replace(half=None) if whole else located))
+    elif split not in jsons:
+        raise UserError(f"there is no {split} split: the data is given by jsons for train and val; give --data DIR")
     else:
         raise UserError(f"--{split}-json is missing; give --{split}-json and --{split}-images too")
     return dataset.subset(data.limit) if data.limit is not None else dataset

@@ -1,6 +1,7 @@
-"""Reading data sets in Pascal VOC's format: Annotations/*.xml, JPEGImages/, ImageSets/Main/*.txt.
+"""Reading data sets in Pascal VOC's format: an xml for each image, in the layouts that tools leave (`LAYOUTS`).
 
 VOC counts pixels from 1 and includes the last one, so that xmin..xmax covers the continuous corners xmin - 1 .. xmax.
+Some tools write continuous corners, which begin at 0, instead: first_pixel=0 takes the numbers as they are.
 
 No library is used: those that read VOC (datumaro, fiftyone, supervision, pylabel, globox) need OpenCV, pandas or a
 database, and the standard library's XML parser is enough.
@@ -8,10 +9,14 @@ database, and the standard library's XML parser is enough.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import math
+import os
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from tinydet_lite.errors import UserError, os_reason
@@ -19,6 +24,7 @@ from tinydet_tf.data.image_size import header_size
 from tinydet_tf.data.labelled import (
     ALL,
     IMAGE_SUFFIXES,
+    OTHER_PICTURES,
     LabelledBox,
     LabelledImage,
     check_class_names,
@@ -26,19 +32,45 @@ from tinydet_tf.data.labelled import (
     read_text,
     shown,
 )
+from tinydet_tf.data.layouts import entries, split_of, subfolder
+from tinydet_tf.data.locating import FileFinder, StemFinder, pass_over, some
 
 _LOG = logging.getLogger(__name__)
 
-_ANNOTATIONS, _IMAGES, _LISTS = "Annotations", "JPEGImages", Path("ImageSets") / "Main"
+
+class Layout(NamedTuple):
+    """Folders of xml and of images, relative to the data folder; {split} is any name of a split, letters' case is free.
+
+    Where they are the same folder, an xml must lie beside its image.
+    """
+
+    tool: str
+    annotations: str
+    images: str
+
+
+#: The first that is there is taken.
+LAYOUTS = (
+    Layout("Pascal VOC, CVAT", "Annotations", "JPEGImages"),
+    Layout("others", "Annotations", "images"),
+    Layout("FiftyOne", "labels", "data"),
+    Layout("others", "{split}/Annotations", "{split}/JPEGImages"),
+    Layout("others", "{split}/Annotations", "{split}/images"),
+    Layout("Roboflow", "{split}", "{split}"),
+    Layout("labelImg", ".", "."),
+)
+_LISTS = "ImageSets/Main"
 #: The lists that may be a split, the best first. VOC2007 and 2012 have train and val; others have trainval and test.
-_LISTS_OF = {"train": ("train", "trainval"), "val": ("val", "test")}
+_LISTS_OF = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
 _MAX_SIDE = 2**31 - 1
+#: What tools write for <difficult>, besides 0 and 1.
+_DIFFICULT = {"": False, "unspecified": False, "false": False, "no": False, "true": True, "yes": True}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Object:
     name: str
-    corners: tuple[float, float, float, float]
+    corners: tuple[float, float, float, float]  # as they are written
     difficult: bool
 
 
@@ -51,31 +83,67 @@ class _Annotation:
     objects: tuple[_Object, ...]
 
 
+class _Place(NamedTuple):
+    """Where the xml and the images of a part of the set are, and the files there: path without suffix -> names."""
+
+    annotations: Path
+    images: Path
+    xml: StemFinder
+    pictures: StemFinder
+
+
 def voc_root(directory: Path) -> Path | None:
-    """The folder with Annotations/ and JPEGImages/: `directory` or the one VOC* in it (VOCdevkit); None: there is none.
+    """The folder in one of LAYOUTS: `directory` or the one VOC* in it (VOCdevkit); None: there is none.
 
     Raises:
         UserError: there are several VOC* in it.
     """
-    roots = [folder for folder in (directory, *sorted(directory.glob("VOC*"))) if _is_root(folder)]
-    if len(roots) > 1 and roots[0] != directory:
+    if _layout(directory):
+        return directory
+    roots = [folder for folder in sorted(directory.glob("VOC*")) if _layout(folder)]
+    if len(roots) > 1:
         raise UserError(f"{directory} has several VOC sets ({', '.join(r.name for r in roots)}); give one of them")
     return roots[0] if roots else None
 
 
-def _is_root(folder: Path) -> bool:
-    return (folder / _ANNOTATIONS).is_dir() and (folder / _IMAGES).is_dir()
+def _layout(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Folders of xml and of images by part of the set; empty where the folder is not VOC's."""
+    names = entries(root)
+    for layout in LAYOUTS:
+        splits: dict[str, str] = {ALL: ""}
+        if "{split}" in layout.annotations:
+            splits = {split: name for name in names if (split := split_of(name)) is not None}
+        found = {}
+        for part, name in splits.items():
+            annotations, images = (subfolder(root, t.format(split=name)) for t in (layout.annotations, layout.images))
+            if annotations is not None and images is not None and _is_voc(annotations, images):
+                found[part] = (annotations, images)
+        if found:
+            return found
+    return {}
+
+
+def _is_voc(annotations: Path, images: Path) -> bool:
+    """VOC's own folder names need nothing in them; others need an xml, which in one folder is an image's."""
+    if images.name == "JPEGImages":
+        return True
+    names = file_names(annotations)
+    stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(".xml")}
+    if annotations != images:
+        return bool(stems)
+    return any(os.path.splitext(name)[0] in stems for name in names if name.lower().endswith(IMAGE_SUFFIXES))
 
 
 class VocFolder:
     """A LabelledDataset (labelled.py) of Pascal VOC.
 
     Classes are the names of the objects of every list, sorted, so that they do not depend on the split. "difficult"
-    objects are ignored ones. Without ImageSets/Main every image that has an xml is in the one split ALL. Reads every
-    listed xml, images only where an xml gives no size.
+    objects are ignored ones. Without lists and folders of splits every image that has an xml is in the one split ALL.
+    Reads every listed xml, images only where an xml gives no size.
 
     Args:
         root: what `voc_root` gives.
+        first_pixel: 1 or 0, see above.
 
     Raises:
         UserError: something is missing, malformed or inconsistent; the message names the file and the entry.
@@ -83,92 +151,219 @@ class VocFolder:
 
     first_category_id = 1
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        found = file_names(root / _ANNOTATIONS)
-        self._annotation_names = {Path(name).stem: name for name in found if name.lower().endswith(".xml")}
-        if not self._annotation_names:
-            raise UserError(f"{root / _ANNOTATIONS} has no .xml; expected one an image")
-        self._lists = self._read_lists()
-        self.splits = tuple(self._lists)
-        listed = dict.fromkeys([*(n for names in self._lists.values() for n in names), *self._named_elsewhere()])
-        self._annotations = {n: _read_xml(root / _ANNOTATIONS / self._annotation_names[n]) for n in listed}
+    def __init__(self, root: Path, first_pixel: int = 1) -> None:
+        self.source, self._first_pixel = root, first_pixel
+        self._places = {part: _place(*folders) for part, folders in _layout(root).items()}
+        lists = subfolder(root, _LISTS) if ALL in self._places else None
+        self._list_folder = lists or root
+        self._lists = self._read_lists() if lists is not None else {}
+        self.splits = tuple(self._lists or self._places)
+        named = self._named()
+        self._annotations = {path: _read_xml(path) for part in named for path in named[part].values()}
         names = sorted({o.name for a in self._annotations.values() for o in a.objects})
+        where = next(iter(self._places.values())).annotations
         if not names:
-            raise UserError(f"{root / _ANNOTATIONS}: none of {len(listed)} .xml has an object; nothing to train on")
-        check_class_names(root / _ANNOTATIONS, names)
+            raise UserError(f"{where}: none of {len(self._annotations)} .xml has an object; nothing to train on")
+        check_class_names(where, names)
         self.class_names = tuple(names)
-        self._images: dict[str, list[str]] = {}  # stem -> file names
-        for name in file_names(root / _IMAGES):
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                self._images.setdefault(Path(name).stem, []).append(name)
 
     def read(self, split: str) -> list[LabelledImage]:
+        part = split if split in self._places else ALL
+        place = self._places[part]
+        listed = split in self._lists
+        stems = self._checked_list(split) if listed else sorted(place.xml.by_stem)
+        annotations = {stem: self._annotations[_xml_path(place, stem)] for stem in stems}
+        paths = self._image_paths(place, annotations, listed=listed)
+        self._tell(place, paths)
+        self._tell_of_zeros(place, {stem: annotations[stem] for stem in paths})
         index = {name: position for position, name in enumerate(self.class_names)}
+        shift = self._first_pixel
         images = []
-        for stem in self._lists[split]:
-            annotation = self._annotations[stem]
-            path = self._image_path(stem, annotation)
+        for stem, path in paths.items():
+            annotation = annotations[stem]
             width, height = annotation.size or header_size(path)
-            boxes = tuple(LabelledBox(index[o.name], *o.corners, o.difficult) for o in annotation.objects)
+            boxes = tuple(
+                LabelledBox(index[o.name], o.corners[0] - shift, o.corners[1] - shift, *o.corners[2:], o.difficult)
+                for o in annotation.objects
+            )
             images.append(LabelledImage(path, width, height, boxes))
         return images
 
-    def _read_lists(self) -> dict[str, list[str]]:
-        """Names of the images of each split, in the order of its list; all of them where there are no lists."""
-        folder = self._root / _LISTS
-        lists: dict[str, list[str]] = {}
+    def _read_lists(self) -> dict[str, dict[str, int]]:
+        """Names of the images of each split, in the order of its list, and their lines in it."""
+        lists: dict[str, dict[str, int]] = {}
         for split, candidates in _LISTS_OF.items():
             for candidate in candidates:
-                if (folder / f"{candidate}.txt").is_file():
-                    if candidate == "test":
-                        _LOG.warning("%s has no val.txt: validation is on test.txt", folder)
-                    lists[split] = self._read_list(folder / f"{candidate}.txt")
+                if (self._list_folder / f"{candidate}.txt").is_file():
+                    lists[split] = self._read_list(candidate)
                     break
-        if set(lists) == {"train", "val"} and not (folder / "train.txt").is_file():
+        if "train" in lists and not (self._list_folder / "train.txt").is_file():
             # trainval has the images of a val.txt, too.
-            validated = set(lists["val"])
-            lists["train"] = [name for name in lists["train"] if name not in validated]
+            held_out = next((split for split in ("val", "test") if split in lists), "")
+            lists["train"] = {n: line for n, line in lists["train"].items() if n not in lists.get(held_out, {})}
             if not lists["train"]:
-                raise UserError(f"{folder}: val.txt has every image of trainval.txt; nothing is left to train on")
-        return lists or {ALL: sorted(self._annotation_names)}
-
-    def _named_elsewhere(self) -> list[str]:
-        """Annotated images of lists that are no split here; a test list often comes without its annotations."""
-        lists = [self._root / _LISTS / f"{name}.txt" for name in ("train", "val", "trainval", "test")]
-        names = [line.strip() for path in lists if path.is_file() for line in read_text(path).splitlines()]
-        return [name for name in names if name in self._annotation_names]
-
-    def _read_list(self, path: Path) -> list[str]:
-        names: dict[str, None] = {}
-        for number, line in enumerate(read_text(path).splitlines(), 1):
-            name = line.strip()
-            if not name:
-                continue
-            if name not in self._annotation_names:
                 raise UserError(
-                    f"{path}:{number} names {shown.repr(name)}, but there is no {name[:80]}.xml in "
-                    f"{self._root / _ANNOTATIONS}; expected an image's name without extension a line"
+                    f"{self._list_folder}: {held_out}.txt has every image of trainval.txt; nothing is left to train on"
                 )
-            names[name] = None
+        return lists
+
+    def _read_list(self, name: str) -> dict[str, int]:
+        path = self._list_folder / f"{name}.txt"
+        names: dict[str, int] = {}
+        twice = []
+        for number, line in enumerate(read_text(path).splitlines(), 1):
+            stem = line.strip().replace("\\", "/")
+            if stem in names:
+                twice.append(stem)
+            elif stem:
+                names[stem] = number
+        pass_over(path, twice, "names that it has already")
         if not names:
             raise UserError(f"{path} names no image; expected an image's name without extension a line")
-        return list(names)
+        return names
 
-    def _image_path(self, stem: str, annotation: _Annotation) -> Path:
-        """The image with the xml's own name, else that of <filename>, which many tools do not update on a move."""
-        folder = self._root / _IMAGES
-        found = self._images.get(stem, [])
-        if len(found) != 1:
-            named = [n for n in self._images.get(Path(annotation.file_name).stem, []) if n == annotation.file_name]
-            if not named:
+    def _checked_list(self, split: str) -> list[str]:
+        path = next(p for n in _LISTS_OF[split] if (p := self._list_folder / f"{n}.txt").is_file())
+        place = self._places[ALL]
+        stems = []
+        alike = []
+        for name, number in self._lists[split].items():
+            stem = _listed_xml(place, name, self._lists[split])
+            if stem is None:
+                raise UserError(
+                    f"{path}:{number} names {shown.repr(name)}, but there is no {name[:80]}.xml in "
+                    f"{place.annotations}; expected an image's name without extension a line"
+                )
+            alike += [] if name.startswith(stem) else [f"{stem}.xml for {name}"]
+            stems.append(stem)
+        if alike:
+            _LOG.warning("%s: %d names are written another way than their xml (%s)", path, len(alike), some(alike))
+        return stems
+
+    def _named(self) -> dict[str, dict[str, Path]]:
+        """The xml that classes are collected from: all of the set, or of the lists, a test list's included."""
+        named = {}
+        for part, place in self._places.items():
+            stems: Iterable[str] = place.xml.by_stem
+            if self._lists:
+                lists = list(self._lists.values())
+                if all((self._list_folder / f"{name}.txt").is_file() for name in ("train", "trainval")):
+                    lists.append(self._read_list("trainval"))
+                found = (_listed_xml(place, name, names) for names in lists for name in names)
+                stems = dict.fromkeys(stem for stem in found if stem is not None)
+            named[part] = {stem: _xml_path(place, stem) for stem in stems}
+        return named
+
+    def _image_paths(self, place: _Place, annotations: dict[str, _Annotation], *, listed: bool) -> dict[str, Path]:
+        """The image with the xml's own name, else that of <filename>, which many tools do not update on a move.
+
+        An xml without an image is passed over where no list asks for it.
+        """
+        paths: dict[str, Path] = {}
+        by_file_name: dict[str, str] = {}  # of those whose image has another name
+        alike: list[str] = []
+        for stem, annotation in annotations.items():
+            found = place.pictures.find(stem, place.xml.by_stem)
+            exact = stem in place.pictures.by_stem
+            if len(found) == 1 and (exact or not annotation.file_name):
+                paths[stem] = place.images / found[0]
+                alike += [] if exact else [f"{found[0]} for {stem}.xml"]
+            else:
+                # Of several images, or of none, <filename> says which.
+                by_file_name[stem] = annotation.file_name
+        finder = FileFinder(place.images, place.annotations)
+        named = dict(zip(by_file_name, finder.find(list(by_file_name.values())), strict=True))
+        without = []
+        for stem, path in named.items():
+            found = place.pictures.find(stem, place.xml.by_stem)
+            if path is not None and path.suffix.lower() in IMAGE_SUFFIXES:
+                paths[stem] = path
+            elif len(found) == 1:
+                paths[stem] = place.images / found[0]
+                alike.append(f"{found[0]} for {stem}.xml")
+            elif found or listed:
                 several = f"several images ({', '.join(found)})" if found else "no image"
                 raise UserError(
-                    f"{self._root / _ANNOTATIONS / self._annotation_names[stem]} has {several} in {folder}; "
+                    f"{_xml_path(place, stem)} has {several} in {place.images}; "
                     f"expected one named {stem}, or as its <filename> says"
                 )
-            found = named
-        return folder / found[0]
+            else:
+                without.append(f"{stem}.xml")
+        if alike:
+            _LOG.warning("%s: %d xml have images of another spelling (%s)", place.annotations, len(alike), some(alike))
+        pass_over(place.annotations, without, f"xml without an image in {place.images}")
+        if not paths:
+            raise UserError(
+                f"{place.annotations}: none of {len(annotations)} .xml has an image in {place.images} that can be read "
+                f"({', '.join(IMAGE_SUFFIXES)})"
+            )
+        counts = collections.Counter(paths.values())
+        pass_twice = [path.name for path, count in counts.items() if count > 1]
+        if pass_twice:
+            _LOG.warning(
+                "%s: %d images have several xml (%s): each is trained on as if the others' objects were background",
+                place.annotations, len(pass_twice), some(pass_twice),
+            )  # fmt: skip
+        return {stem: paths[stem] for stem in annotations if stem in paths}
+
+    def _tell(self, place: _Place, paths: dict[str, Path]) -> None:
+        """Names the pictures that have no xml and those that cannot be read."""
+        used = {path.relative_to(place.images).as_posix() for path in paths.values()}
+        others = [
+            name
+            for stem, names in place.pictures.by_stem.items()
+            for name in names
+            if stem not in place.xml.by_stem and name not in used
+        ]
+        pass_over(place.images, others, "pictures without an xml (one without objects is taken as background)")
+        unread = [name for name in sorted(_walk(place.images)) if name.lower().endswith(OTHER_PICTURES)]
+        pass_over(place.images, unread, "pictures in formats that are not read; convert them to JPEG or PNG")
+        if self._lists:
+            alone = [stem for stem in sorted(place.xml.by_stem) if _xml_path(place, stem) not in self._annotations]
+            pass_over(place.annotations, alone, f"xml that no list in {self._list_folder} names")
+
+    def _tell_of_zeros(self, place: _Place, annotations: dict[str, _Annotation]) -> None:
+        if self._first_pixel == 0:
+            return
+        zeros = [s for s, a in annotations.items() if any(0 <= min(o.corners[:2]) < 1 for o in a.objects)]
+        if zeros:
+            _LOG.warning(
+                "%s: %d xml have a box that begins at 0 (the first is %s.xml), but VOC counts pixels from 1: if their "
+                "tool counts from 0, every box is read a pixel too wide and high; data.voc_first_pixel=0 reads them so",
+                place.annotations, len(zeros), zeros[0],
+            )  # fmt: skip
+
+
+def _place(annotations: Path, images: Path) -> _Place:
+    xml = StemFinder(name for name in sorted(_walk(annotations)) if name.lower().endswith(".xml"))
+    if not xml.by_stem:
+        raise UserError(f"{annotations} has no .xml; expected one an image")
+    twice = [names for names in xml.by_stem.values() if len(names) > 1]
+    if twice:
+        raise UserError(f"{annotations} has {' and '.join(twice[0])}; expected one xml an image")
+    pictures = StemFinder(name for name in sorted(_walk(images)) if name.lower().endswith(IMAGE_SUFFIXES))
+    return _Place(annotations, images, xml, pictures)
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Paths of all files below a folder, relative to it; hidden ones left out."""
+    for place, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        parts = Path(place).relative_to(folder)
+        yield from ((parts / name).as_posix() for name in file_names(Path(place)))
+
+
+def _listed_xml(place: _Place, name: str, names: Container[str]) -> str | None:
+    """The xml, without its suffix, that a line of a list means; names: all of the list."""
+    for stem in (name, os.path.splitext(name)[0]):  # some tools list file names
+        if stem in place.xml.by_stem:
+            return stem
+    found = place.xml.find(name, names)
+    return os.path.splitext(found[0])[0] if len(found) == 1 else None
+
+
+def _xml_path(place: _Place, stem: str) -> Path:
+    return place.annotations / place.xml.by_stem[stem][0]
 
 
 class _DocumentTypeError(Exception):
@@ -217,10 +412,20 @@ def _object(where: str, node: ElementTree.Element) -> _Object:
         raise UserError(f"{where} ({name}) has no <bndbox>; expected xmin, ymin, xmax and ymax")
     keys = ("xmin", "ymin", "xmax", "ymax")
     x1, y1, x2, y2 = (_number(f"{where} ({name})", key, (box.findtext(key) or "").strip()) for key in keys)
-    difficult = (node.findtext("difficult") or "").strip()
-    if difficult not in ("", "0", "1"):
-        raise UserError(f"{where} ({name}) has <difficult> {shown.repr(difficult)}; expected 0 or 1")
-    return _Object(name, (x1 - 1, y1 - 1, x2, y2), difficult == "1")
+    return _Object(name, (x1, y1, x2, y2), _difficult(f"{where} ({name})", (node.findtext("difficult") or "").strip()))
+
+
+def _difficult(where: str, text: str) -> bool:
+    known = _DIFFICULT.get(text.lower())
+    if known is not None:
+        return known
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if value not in (0, 1):
+        raise UserError(f"{where} has <difficult> {shown.repr(text)}; expected 0 or 1")
+    return value == 1
 
 
 def _number(where: str, key: str, text: str) -> float:

@@ -8,10 +8,12 @@ database, and str.split and float are enough.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,9 @@ from tinydet_tf.data.labelled import (
     ALL,
     IMAGE_SUFFIXES,
     MAX_CLASSES,
+    OTHER_PICTURES,
+    SPLIT_NAMES,
+    SPLITS,
     LabelledBox,
     LabelledImage,
     check_class_names,
@@ -30,14 +35,44 @@ from tinydet_tf.data.labelled import (
     read_text,
     shown,
 )
+from tinydet_tf.data.layouts import entries, split_of, subfolder
+from tinydet_tf.data.locating import FileFinder, StemFinder, is_path, pass_over, some
 
 _LOG = logging.getLogger(__name__)
 
+
+class Layout(NamedTuple):
+    """Folders of images and of labels, relative to the data folder; {split} is any name of a split, letters' case is
+    free. Where they are the same folder, a label file must lie beside its image.
+    """
+
+    tool: str
+    images: str
+    labels: str
+
+
+#: Each that is there gives its splits; those of a folder without splits count only where no other does.
+LAYOUTS = (
+    Layout("Ultralytics", "images/{split}", "labels/{split}"),
+    Layout("Roboflow", "{split}/images", "{split}/labels"),
+    Layout("Roboflow's Darknet", "{split}", "{split}"),
+    Layout("CVAT", "obj_{split}_data", "obj_{split}_data"),
+    Layout("Label Studio", "images", "labels"),
+    Layout("labelImg", ".", "."),
+)
 _YAML_SUFFIXES = (".yaml", ".yml")
 _YAML_STEMS = ("data", "dataset")
 _YAML_KEYS = {"names", "nc", "train", "val"}
-#: Names of a split in data.yaml and of its folder, the best first; Roboflow writes valid.
-_NAMES_OF = {"train": ("train",), "val": ("val", "valid", "test")}
+#: Darknet's settings, as CVAT writes them: lines of key = value.
+_DARKNET_SETTINGS = "obj.data"
+#: Files with a class name a line, in the data folder or beside the labels: labelImg's and Label Studio's, Darknet's,
+#: Roboflow's.
+_NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
+#: Texts beside labels that are none.
+_NO_LABELS = {
+    "classes", "predefined_classes", "labels", "notes", "readme", "readme.dataset", "readme.roboflow", "license",
+    "requirements", "train", "val", "valid", "test", "trainval", "autosplit_train", "autosplit_val", "autosplit_test",
+}  # fmt: skip
 #: How far a fraction may be outside of 0..1: rounding errors are smaller than this, coordinates in pixels larger.
 _TOLERANCE = 0.01
 
@@ -59,28 +94,34 @@ def yolo_source(path: Path) -> Path | None:
     None: nothing of YOLO is there.
     """
     if path.is_file():
-        return path if path.suffix.lower() in _YAML_SUFFIXES else None
+        return path if path.suffix.lower() in _YAML_SUFFIXES or path.name == _DARKNET_SETTINGS else None
     for stem in (*_YAML_STEMS, Path(os.path.abspath(path)).name):
         for suffix in _YAML_SUFFIXES:
             candidate = path / f"{stem}{suffix}"
             # Other tools use these file names too: a file counts only if it has one of the keys of a YOLO data set.
             if candidate.is_file() and _YAML_KEYS & _read_yaml(candidate).keys():
                 return candidate
+    # Ultralytics names a set's yaml after the set, not after its folder.
+    others = [name for name in entries(path) if name.lower().endswith(_YAML_SUFFIXES)]
+    if len(others) == 1 and {"names", "train"} <= _read_yaml(path / others[0]).keys():
+        return path / others[0]
+    if (path / _DARKNET_SETTINGS).is_file():
+        return path / _DARKNET_SETTINGS
     return path if _layout(path) else None
 
 
 class YoloFolder:
-    """A LabelledDataset (labelled.py) of YOLO, in one of these layouts:
+    """A LabelledDataset (labelled.py) of YOLO, given by one of these:
 
-    - data.yaml with train and val (a folder, a list of images as .txt, or several of these), relative to its path, or,
-      where that does not exist, to its own folder; names (list or dictionary) or nc. Nothing in it is run or fetched.
-    - images/{train,val} with labels/{train,val}, or {train,valid}/images with {train,valid}/labels: also what a
-      data.yaml without train and val stands for
-    - images/ with labels/: no splits, ALL
+    - data.yaml with train, val and test (a folder, a list of images as .txt, or several of these), relative to its
+      path, or, where that does not exist, to its own folder; names (list or dictionary) or nc. Nothing in it is run
+      or fetched.
+    - Darknet's obj.data, which names lists of images and the file of the class names
+    - one of LAYOUTS: also what a data.yaml without splits stands for
 
     An image's labels are where its path's last `images` reads `labels`, or, where there is no such folder, beside it.
-    An image without them has no objects. Names come from data.yaml, from classes.txt, or are class0, class1, ... up to
-    nc or to the highest that occurs.
+    An image without them has no objects. Names come from data.yaml, from one of the files that tools write
+    (classes.txt, obj.names), or are class0, class1, ... up to nc or to the highest that occurs.
 
     Args:
         source: what `yolo_source` gives.
@@ -92,11 +133,15 @@ class YoloFolder:
     first_category_id = 0
 
     def __init__(self, source: Path) -> None:
-        self._source = source
+        self.source = source
         self._root = Path(os.path.abspath(source if source.is_dir() else source.parent))
         self._label_folders: dict[Path, Path] = {}  # by image folder
-        self._listings: dict[Path, set[str]] = {}  # by label folder
-        settings = {} if source.is_dir() else _read_yaml(source)
+        self._listings: dict[Path, list[str]] = {}  # of image and label folders
+        self._label_finders: dict[Path, StemFinder] = {}  # by label folder
+        self._paths: dict[str, list[Path]] = {}  # images of each split
+        settings: dict[Any, Any] = {}
+        if source.is_file():
+            settings = _read_darknet(source) if source.name == _DARKNET_SETTINGS else _read_yaml(source)
         if "kpt_shape" in settings:
             raise UserError(f"{source} has kpt_shape: labels with keypoints are not read; expected boxes or polygons")
         self._base = self._base_folder(settings.get("path"))
@@ -111,18 +156,19 @@ class YoloFolder:
     def read(self, split: str) -> list[LabelledImage]:
         images = []
         paths = self._image_paths(split)
-        labels_of = {path: self._label_path(path) for path in paths}
-        if not any(map(self._is_there, labels_of.values())):
+        labels_of = self._label_paths(paths)
+        if not any(labels_of.values()):
             raise UserError(
-                f"none of the {len(paths)} images of the {split} split of {self._source} has labels; "
-                f"expected for instance {labels_of[paths[0]]}"
+                f"none of the {len(paths)} images of the {split} split of {self.source} has labels; "
+                f"expected for instance {self._label_folder(paths[0].parent) / f'{paths[0].stem}.txt'}"
             )
+        self._tell(split, labels_of)
         for path, label_path in labels_of.items():
-            labels = self._labels(label_path)
+            labels = _read_labels(label_path) if label_path else []
             for label in labels:
                 if label.class_index >= len(self.class_names):
                     raise UserError(
-                        f"{label_path}:{label.line} has class {label.class_index}, but {self._source} has "
+                        f"{label_path}:{label.line} has class {label.class_index}, but {self.source} has "
                         f"{len(self.class_names)} classes, 0 to {len(self.class_names) - 1}"
                     )
             width, height = header_size(path)
@@ -135,20 +181,27 @@ class YoloFolder:
     def _configured_splits(self, settings: dict[Any, Any]) -> dict[str, list[str]]:
         """Absolute paths of the folders and lists of each split that data.yaml names."""
         splits: dict[str, list[str]] = {}
-        for split, names in _NAMES_OF.items():
+        for split, names in SPLIT_NAMES.items():
             for name in names:
                 entry = settings.get(name)
                 if not entry:
                     continue
-                entries = entry if isinstance(entry, list) else [entry]
-                if not all(isinstance(value, str) for value in entries):
+                given = entry if isinstance(entry, list) else [entry]
+                if not all(isinstance(value, str) for value in given):
                     raise UserError(
-                        f"{self._source}: {name} is {shown.repr(entry)}; expected a folder, a .txt, or a list of these"
+                        f"{self.source}: {name} is {shown.repr(entry)}; expected a folder, a .txt, or a list of these"
                     )
-                if name == "test":
-                    _LOG.warning("%s has no val: validation is on test", self._source)
-                splits[split] = [self._resolved(name, value) for value in entries]
+                if split == "test" and not any(self._existing(value) for value in given):
+                    # Tools write test: test/images whether they export one or not.
+                    _LOG.warning("%s: test is %s, which is not there: there is no test split", self.source, entry)
+                    break
+                splits[split] = [self._resolved(name, value) for value in given]
                 break
+        owners: dict[str, str] = {}
+        for split, places in splits.items():
+            for place in places:
+                if owners.setdefault(place, split) != split:
+                    _LOG.warning("%s: %s and %s are both %s", self.source, owners[place], split, place)
         return splits
 
     def _base_folder(self, path: Any) -> Path:
@@ -156,121 +209,296 @@ class YoloFolder:
         if path is None or path == "":
             return self._root
         if not isinstance(path, str):
-            raise UserError(f"{self._source}: path is {shown.repr(path)}; expected a folder")
+            raise UserError(f"{self.source}: path is {shown.repr(path)}; expected a folder")
         base = self._root / path
         if os.path.exists(base):
             return base
         # The path is that of the machine where the data was made, or is relative to Ultralytics' own data folder.
-        _LOG.info("%s: there is no path %s; its own folder is taken", self._source, base)
+        _LOG.info("%s: there is no path %s; its own folder is taken", self.source, base)
         return self._root
 
     def _resolved(self, name: str, entry: str) -> str:
+        found = self._existing(entry)
+        if found is None:
+            raise UserError(
+                f"{self.source}: {name} is {shown.repr(entry)}, but there is no {self._base / entry}; "
+                "put the images there (nothing is downloaded)"
+            )
+        return found
+
+    def _existing(self, entry: str) -> str | None:
+        """The folder or list that an entry of data.yaml means."""
         # Roboflow writes ../train/images and means train/images beside data.yaml; Ultralytics reads it so too.
         for value in (entry, entry.removeprefix("../")):
             path = self._base / value
             if os.path.exists(path):
                 return os.path.abspath(path)
-        raise UserError(
-            f"{self._source}: {name} is {shown.repr(entry)}, but there is no {self._base / entry}; "
-            "put the images there (nothing is downloaded)"
-        )
+        # The entry is of another machine: as much of its end as there is here, two parts at least unless it is a list.
+        parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+        for start in range(len(parts)):
+            path = self._base.joinpath(*parts[start:])
+            long_enough = start == 0 or len(parts) - start >= 2 or split_of(path.stem) is not None
+            if long_enough and is_path(str(path)) and os.path.exists(path):
+                _LOG.warning("%s: there is no %s; %s is taken", self.source, shown.repr(entry), path)
+                return os.path.abspath(path)
+        return None
 
     def _image_paths(self, split: str) -> list[Path]:
-        paths: dict[Path, None] = {}
-        for entry in map(Path, self._splits[split]):
-            if entry.is_dir():
-                found = [Path(folder) / name for folder, _, _ in os.walk(entry) for name in file_names(Path(folder))]
-                paths.update(dict.fromkeys(sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)))
-            else:
-                paths.update(dict.fromkeys(self._listed_images(entry)))
-        if not paths:
+        """The images of a split, each once."""
+        if split not in self._paths:
+            paths: list[Path] = []
+            for entry in map(Path, self._splits[split]):
+                if entry.is_dir():
+                    beside = _labels_beside(entry) is None
+                    walk = [(str(entry), [], [])] if beside and entry == self._root else os.walk(entry)
+                    found = [Path(folder) / name for folder, _, _ in walk for name in self._names_in(Path(folder))]
+                    paths += sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+                else:
+                    paths += self._listed_images(entry)
             where = ", ".join(self._splits[split])
-            raise UserError(f"the {split} split of {self._source} has no images in {where}; expected *.jpg, *.png, ...")
-        return list(paths)
+            if not paths:
+                unread = [n for place in self._splits[split] for n in self._names_in(Path(place)) if _is_picture(n)]
+                those = f" ({some(unread)} cannot be read)" if unread else ""
+                raise UserError(
+                    f"the {split} split of {self.source} has no images in {where}; expected *.jpg, *.png, ...{those}"
+                )
+            unique = list(dict.fromkeys(paths))
+            if len(unique) < len(paths):
+                counts = collections.Counter(paths)
+                twice = [path.name for path, count in counts.items() if count > 1]
+                _LOG.warning(
+                    "%s: %d images are listed more than once (%s) and taken once", where, len(twice), some(twice)
+                )
+            self._paths[split] = unique
+        return self._paths[split]
 
     def _listed_images(self, path: Path) -> list[Path]:
         if path.suffix.lower() != ".txt":
-            raise UserError(f"{self._source} names {path}; expected a folder of images or a .txt that lists them")
-        images = []
-        for number, line in enumerate(read_text(path).splitlines(), 1):
-            if not line.strip():
-                continue
-            candidates = [Path(os.path.abspath(base / line.strip())) for base in (path.parent, self._base)]
-            image = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
-            if image is None:
-                raise UserError(f"{path}:{number} names image {shown.repr(line.strip())}; there is no {candidates[0]}")
-            images.append(image)
-        return images
+            raise UserError(f"{self.source} names {path}; expected a folder of images or a .txt that lists them")
+        lines = [(n, line.strip()) for n, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+        images: list[Path | None] = []
+        for _, line in lines:
+            candidates = [Path(os.path.abspath(base / line)) for base in (path.parent, self._base)]
+            images.append(next((candidate for candidate in candidates if os.path.exists(candidate)), None))
+        missing = [index for index, image in enumerate(images) if image is None]
+        if missing:
+            finder = FileFinder(self._base, path)
+            for index, found in zip(missing, finder.find([lines[index][1] for index in missing]), strict=True):
+                if found is None:
+                    number, line = lines[index]
+                    raise UserError(
+                        f"{path}:{number} names image {shown.repr(line)}; "
+                        f"there is no {Path(os.path.abspath(path.parent / line))}"
+                    )
+                images[index] = found
+        return [image for image in images if image is not None]
 
-    def _label_path(self, image: Path) -> Path:
-        folder = image.parent
+    def _names_in(self, folder: Path) -> list[str]:
+        if folder not in self._listings:
+            self._listings[folder] = file_names(folder) if folder.is_dir() else []
+        return self._listings[folder]
+
+    def _label_folder(self, folder: Path) -> Path:
         if folder not in self._label_folders:
             counterpart = _labels_beside(folder)
             self._label_folders[folder] = counterpart if counterpart and counterpart.is_dir() else folder
-        return self._label_folders[folder] / f"{image.stem}.txt"
+        return self._label_folders[folder]
 
-    def _is_there(self, label_path: Path) -> bool:
-        folder = label_path.parent
-        if folder not in self._listings:
-            self._listings[folder] = set(file_names(folder))
-        return label_path.name in self._listings[folder]
+    def _labels_in(self, folder: Path) -> StemFinder:
+        if folder not in self._label_finders:
+            names = [name for name in self._names_in(folder) if name.lower().endswith(".txt")]
+            self._label_finders[folder] = StemFinder(names)
+        return self._label_finders[folder]
 
-    def _labels(self, label_path: Path) -> list[_Label]:
-        """The objects of a label file; none where there is no such file."""
-        return _read_labels(label_path) if self._is_there(label_path) else []
+    def _label_paths(self, paths: Sequence[Path]) -> dict[Path, Path | None]:
+        """The label file of each image; None: it has none."""
+        found: dict[Path, Path | None] = {}
+        stems: dict[Path, set[str]] = {}  # of the images whose labels are in a folder
+        for path in paths:
+            stems.setdefault(self._label_folder(path.parent), set()).add(path.stem)
+        for path in paths:
+            folder = self._label_folder(path.parent)
+            labels = self._labels_in(folder)
+            names = labels.find(path.stem, stems[folder])
+            if len(names) > 1:
+                raise UserError(
+                    f"image {path} has several label files in {folder} ({some(names)}); expected one, {path.stem}.txt"
+                )
+            found[path] = folder / names[0] if names else None
+        return found
+
+    def _tell(self, split: str, labels_of: dict[Path, Path | None]) -> None:
+        """Names the labels without an image, the pictures that cannot be read, and the images without labels."""
+        alike = [
+            f"{label.name} for {path.name}" for path, label in labels_of.items() if label and label.stem != path.stem
+        ]
+        if alike:
+            _LOG.warning(
+                "%s: %d images have their labels under another spelling (%s)", self.source, len(alike), some(alike)
+            )
+        everywhere = set(labels_of)
+        for other in self.splits:
+            with contextlib.suppress(UserError):  # what is wrong with another split is told where that is read
+                everywhere.update(self._image_paths(other))
+        owned = {label for label in self._label_paths(list(everywhere)).values() if label}
+        folders = list(dict.fromkeys(path.parent for path in labels_of))
+        for place in dict.fromkeys(map(self._label_folder, folders)):
+            beside = [folder for folder in folders if self._label_folder(folder) == place]
+            pictures = [name for folder in beside for name in self._names_in(folder) if _is_picture(name)]
+            unlisted = {os.path.splitext(name)[0] for name in pictures if name.lower().endswith(IMAGE_SUFFIXES)}
+            alone = [
+                name
+                for stem, names in self._labels_in(place).by_stem.items()
+                for name in names
+                if place / name not in owned and stem not in unlisted and stem.lower() not in _NO_LABELS
+            ]
+            pass_over(place, alone, "label files without an image that can be read")
+        for folder in folders:
+            names = self._names_in(folder)
+            unread = [name for name in names if name.lower().endswith(OTHER_PICTURES)]
+            pass_over(folder, unread, "pictures in formats that are not read; convert them to JPEG or PNG")
+            images = (name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+            pass_over(folder, [n for n in images if folder / n not in everywhere], "images that no list names")
+        shared = collections.Counter(label for label in labels_of.values() if label)
+        several = [label.name for label, count in shared.items() if count > 1]
+        if several:
+            _LOG.warning(
+                "%s: %d label files belong to several images of the same name (%s); each image gets their boxes",
+                self.source, len(several), some(several),
+            )  # fmt: skip
+        without = [path.name for path, label in labels_of.items() if label is None]
+        if without:
+            # Usual for pictures without objects; where most have none, the files may have other names.
+            _LOG.log(
+                logging.WARNING if 2 * len(without) > len(labels_of) else logging.INFO,
+                "%s: %d of %d images of %s have no label file and are taken as background (%s)",
+                self.source, len(without), len(labels_of), split, some(without),
+            )  # fmt: skip
 
     def _class_names(self, settings: dict[Any, Any]) -> tuple[str, ...]:
-        source = self._source
+        source = self.source
         names = _named_classes(source, settings.get("names"))
         count = settings.get("nc")
         if count is not None and (type(count) is not int or not 1 <= count <= MAX_CLASSES):
             raise UserError(f"{source}: nc is {shown.repr(count)}; expected a number of classes, 1 to {MAX_CLASSES}")
         if names and count is not None and count != len(names):
             raise UserError(f"{source}: nc is {count}, but names has {len(names)}; make them agree")
-        if not names and (self._root / "classes.txt").is_file():
-            source = self._root / "classes.txt"
-            names = [line.strip() for line in read_text(source).splitlines() if line.strip()]
+        if not names:
+            source, names = self._names_from_files()
         if not names:
             names = [f"class{index}" for index in range(count or self._highest_class() + 1)]
         check_class_names(source, names)
         return tuple(names)
 
+    def _names_from_files(self) -> tuple[Path, list[str]]:
+        """Class names from a file in the data folder, else from those beside the labels, which must agree."""
+        folders = [self._root]
+        for split in self.splits:
+            images: dict[Path, None] = {}
+            with contextlib.suppress(UserError):  # told where the split is read
+                images = dict.fromkeys(path.parent for path in self._image_paths(split))
+            folders += [place for folder in images for place in (folder, self._label_folder(folder))]
+        found: dict[Path, list[str]] = {}
+        for folder in dict.fromkeys(folders):
+            for name in _NAME_FILES:
+                if (folder / name).is_file():
+                    lines = read_text(folder / name).splitlines()
+                    found.setdefault(folder, [line.strip() for line in lines if line.strip()])
+                    break
+            if folder == self._root and folder in found:
+                return next(folder / name for name in _NAME_FILES if (folder / name).is_file()), found[folder]
+        if len({tuple(names) for names in found.values()}) > 1:
+            first, second = list(found)[:2]
+            raise UserError(f"{first} and {second} have files of different class names; expected the same in all")
+        return next(iter(found.items()), (self.source, []))
+
     def _highest_class(self) -> int:
-        label_paths = {self._label_path(path) for split in self.splits for path in self._image_paths(split)}
-        highest = max((label.class_index for path in label_paths for label in self._labels(path)), default=-1)
+        label_paths = {
+            label for split in self.splits for label in self._label_paths(self._image_paths(split)).values() if label
+        }
+        highest = max((label.class_index for path in label_paths for label in _read_labels(path)), default=-1)
         if highest < 0:
-            raise UserError(f"{self._source} has neither names nor a label; nothing to train on")
+            raise UserError(f"{self.source} has neither names nor a label; nothing to train on")
         if highest >= MAX_CLASSES:
-            raise UserError(f"{self._source} has labels of class {highest}; expected 0 to {MAX_CLASSES - 1}")
+            raise UserError(f"{self.source} has labels of class {highest}; expected 0 to {MAX_CLASSES - 1}")
         return highest
 
 
 def _layout(root: Path) -> dict[str, list[Path]]:
-    """The image folders of each split, where they and their labels are at the usual places."""
-    splits = {}
-    for split, names in _NAMES_OF.items():
-        for name in names:
-            folders = [folder for folder in (root / "images" / name, root / name / "images") if _has_labels(folder)]
-            if folders:
-                splits[split] = folders
-                break
-    if not splits and _has_labels(root / "images"):
-        return {ALL: [root / "images"]}
-    return splits
+    """The image folders of each split, where they and their labels are at one of LAYOUTS."""
+    splits: dict[str, list[Path]] = {}
+    names = entries(root)
+    for layout in LAYOUTS:
+        for split, spellings in _spellings(root, layout, names).items():
+            if split == ALL and splits:
+                continue
+            for name in spellings:
+                images, labels = (subfolder(root, t.format(split=name)) for t in (layout.images, layout.labels))
+                if images is None or labels is None or (images == labels and not _has_pairs(images)):
+                    continue
+                if layout.images == "." and not any((root / name).is_file() for name in _NAME_FILES):
+                    continue  # pictures with texts beside them may be anything
+                found = splits.setdefault(split, [])
+                found += [images] if images not in found else []
+    return {split: splits[split] for split in (*SPLITS, ALL) if split in splits}
 
 
-def _has_labels(folder: Path) -> bool:
-    labels = _labels_beside(folder)
-    return folder.is_dir() and labels is not None and labels.is_dir()
+def _spellings(root: Path, layout: Layout, names: Sequence[str]) -> dict[str, list[str]]:
+    """The names of each split at the place of {split} in a layout's folder of images: the best one that is there."""
+    if "{split}" not in layout.images:
+        return {ALL: [""]}
+    before, behind = layout.images.split("{split}")
+    if before.endswith("/"):
+        inner = subfolder(root, before)
+        names, before = (entries(inner) if inner else []), ""
+    behind = behind.partition("/")[0]
+    found: dict[str, list[str]] = {}
+    for name in names:
+        middle = name[len(before) : len(name) - len(behind)]
+        if name == f"{before}{middle}{behind}" and (split := split_of(middle)):
+            found.setdefault(split, []).append(middle)
+    return {
+        split: sorted(written, key=lambda name, split=split: SPLIT_NAMES[split].index(name.lower()))[:1]  # type: ignore[misc]
+        for split, written in found.items()
+    }
+
+
+def _has_pairs(folder: Path) -> bool:
+    """Whether a folder has an image with a text of the same name."""
+    names = file_names(folder)
+    stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(".txt")}
+    return any(os.path.splitext(name)[0] in stems for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES + OTHER_PICTURES)
 
 
 def _labels_beside(folder: Path) -> Path | None:
     """The folder with its last part `images` as `labels`; None: it has no such part."""
     parts = list(folder.parts)
     for index in reversed(range(len(parts))):
-        if parts[index] == "images":
-            return Path(*parts[:index], "labels", *parts[index + 1 :])
+        if parts[index].lower() == "images":
+            relative = "/".join(["labels", *parts[index + 1 :]])
+            return subfolder(Path(*parts[:index]), relative) or Path(*parts[:index], relative)
     return None
+
+
+def _read_darknet(path: Path) -> dict[Any, Any]:
+    """Darknet's obj.data as the settings of a data.yaml: names of the classes, and the lists of images."""
+    settings: dict[Any, Any] = {}
+    for line in read_text(path).splitlines():
+        key, equals, value = line.partition("=")
+        if equals and value.strip():
+            settings[key.strip().lower()] = value.strip()
+    names = settings.pop("names", "obj.names")
+    # CVAT writes data/obj.names for what lies beside obj.data.
+    places = [path.parent / names, path.parent / Path(names.replace("\\", "/")).name]
+    names_file = next((place for place in places if place.is_file()), None)
+    if names_file is None:
+        raise UserError(f"{path} names {shown.repr(names)} for the class names; there is no {places[0]}")
+    kept = {key: value for key, value in settings.items() if any(key in keys for keys in SPLIT_NAMES.values())}
+    return {**kept, "names": [line.strip() for line in read_text(names_file).splitlines() if line.strip()]}
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:

@@ -119,7 +119,7 @@ def calibration_data(config: Config, root: str | None = None) -> DataConfig:
       UserError: neither is known.
     """
     if root is not None:
-        return DataConfig(root=root)
+        return DataConfig(root=root, voc_first_pixel=config.data.voc_first_pixel)
     return data_of(config)
 
 

@@ -41,6 +41,7 @@ def next_commands(folder: Path, config: Config) -> list[str]:
         evaluate += ["--annotations", annotations, "--images", images]
     elif data.root is not None:
         evaluate += ["--data", data.root]
+        evaluate += [] if data.voc_first_pixel else ["--voc-first-pixel", "0"]
     if split != "val":
         evaluate += ["--split", split]
     if data.limit is not None:

@@ -17,6 +17,7 @@ import tensorflow as tf
 import tf_keras as keras
 
 from tinydet_lite.errors import UserError
+from tinydet_tf.commands import command_text
 from tinydet_tf.config import Config, DataConfig, TrainConfig
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.data.pipeline import build_pipeline, line_of_user_error
@@ -324,10 +325,11 @@ def _load_data(config: DataConfig) -> tuple[CocoDataset, CocoDataset]:
     if config.validate_on_train:
         return train_data, train_data
     val_data = load_split(config, "val")
-    if val_data.annotation_file == train_data.annotation_file:
+    shared = {image.id for image in train_data.images} & {image.id for image in val_data.images}
+    if val_data.annotation_file == train_data.annotation_file and shared:
         raise UserError(
-            f"{train_data.annotation_file} would be train and val at once; give --val-json and --val-images, or "
-            "--set data.validate_on_train=true"
+            f"{train_data.annotation_file} would be train and val at once; give --val-json and --val-images, "
+            f"divide it with {command_text('convert-dataset')} --val-fraction 0.2, or --set data.validate_on_train=true"
         )
     return train_data, val_data
 

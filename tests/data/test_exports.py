@@ -1,0 +1,166 @@
+"""What labelling tools leave is found by --data, with the boxes that were drawn; docs/data.md says just that."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinydet_lite.errors import UserError
+from tinydet_tf.config import DataConfig
+from tinydet_tf.data.coco import CocoDataset
+from tinydet_tf.data.splits import load_split
+from tool_exports import CLASSES, EVERYTHING, EXPORTS, SCENES, SPLITS, uploaded
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
+ROW = re.compile(r"^\| (?P<name>[^|]+?) \| (?P<files>[^|]+?) \| (?P<splits>[^|]+?) \|$", re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYDET_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def stem_of(path: Path) -> str:
+    """The scene of a picture, whose name may be Label Studio's."""
+    return next(stem for stem in EVERYTHING if path.name in (f"{stem}.jpg", uploaded(stem)))
+
+
+def stems(dataset: CocoDataset) -> list[str]:
+    return [stem_of(image.path) for image in dataset.images]
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_an_export_is_read_as_it_is(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    export = EXPORTS[name]
+    export.write(tmp_path / "my set")
+    data = DataConfig(root=str(tmp_path / "my set"))
+    found = {split: load_split(data, split) for split in export.splits or ("train", "val", "all")}
+    for dataset in found.values():
+        assert dataset.class_names == CLASSES
+        for image in dataset.images:
+            scene = SCENES[stem_of(image.path)]
+            np.testing.assert_allclose(image.boxes, [scene.box], atol=1e-4)  # YOLO's fractions have eight decimals
+            assert image.classes.tolist() == [scene.class_index] and not image.is_crowd.any()
+    if export.splits is not None:
+        assert {split: set(stems(dataset)) for split, dataset in found.items()} == {
+            split: set(SPLITS[split]) for split in export.splits
+        }
+        assert "passed over" not in caplog.text
+        return
+    train, val = set(stems(found["train"])), set(stems(found["val"]))
+    assert not train & val and train | val == set(stems(found["all"])) == set(EVERYTHING)
+    assert (len(train), len(val)) == (6, 2), "one image in five, rounded"
+    assert caplog.text.count("has no val split and is divided") == 2  # a line a split
+    assert stems(load_split(data, "val")) == stems(found["val"]), "the same images every time"
+    with pytest.raises(UserError, match="no test split"):
+        load_split(data, "test")
+
+
+def test_the_page_has_every_export_and_nothing_else(tmp_path: Path) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    rows = {row["name"]: row for row in ROW.finditer(text) if row["name"] not in ("tool, export", "---")}
+    assert list(rows) == list(EXPORTS)
+    for number, (name, row) in enumerate(rows.items()):
+        root = tmp_path / str(number)
+        EXPORTS[name].write(root)
+        files = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+        patterns = re.findall(r"`([^`]+)`", row["files"])
+        assert patterns
+        for pattern in patterns:
+            assert any(fnmatch(file, pattern) for file in files), (name, pattern, files)
+        for file in files:
+            known = any(fnmatch(file, pattern) for pattern in patterns)
+            assert known or file in ("README.dataset.txt", "notes.json", "labelmap.txt"), (name, file)
+        assert row["splits"] == (", ".join(EXPORTS[name].splits or ()) or "divided"), name
+
+
+def test_the_pages_commands_are_ours() -> None:
+    from tinydet_tf.commands import COMMANDS
+
+    text = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    lines = [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()]
+    assert lines and all(words[0] == "python" for words in lines if words)
+    for words in filter(None, lines):
+        assert Path(words[1]).stem.replace("_", "-") in COMMANDS, words
+
+
+def test_a_split_of_another_set_leaves_nothing_held_out(tmp_path: Path) -> None:
+    EXPORTS["FiftyOne, COCO"].write(tmp_path / "a")
+    EXPORTS["TinyDet"].write(tmp_path / "b")
+    val = tmp_path / "b" / "val"
+    data = DataConfig(root=str(tmp_path / "a"), val_json=str(val / "instances.json"), val_images=str(val / "images"))
+    assert len(load_split(data, "train")) == len(EVERYTHING)
+    assert len(load_split(data, "val")) == 2
+
+
+def test_a_set_without_val_is_validated_on_test(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import shutil
+
+    for name in ("Roboflow, COCO", "Roboflow, YOLO", "Roboflow, VOC"):
+        root = tmp_path / name
+        EXPORTS[name].write(root)
+        shutil.rmtree(root / "valid")
+        if (root / "data.yaml").exists():
+            (root / "data.yaml").write_text("names: [cat, dog]\n")
+        caplog.clear()
+        data = DataConfig(root=str(root))
+        assert set(stems(load_split(data, "val"))) == set(SPLITS["test"])
+        assert set(stems(load_split(data, "train"))) == set(SPLITS["train"]), "all of it"
+        assert caplog.text.count("validation is on test") == 1
+
+
+def test_capital_letters_and_other_names_of_splits(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    EXPORTS["Roboflow, COCO"].write(root)
+    for old, new in (("train", "Training"), ("valid", "VAL"), ("test", "Testing")):
+        (root / old).rename(root / new)
+    for split, expected in SPLITS.items():
+        assert set(stems(load_split(DataConfig(root=str(root)), split))) == set(expected)
+
+
+def test_annotations_without_their_images(tmp_path: Path) -> None:
+    import shutil
+
+    for name, folder in (("FiftyOne, COCO", "data"), ("CVAT, COCO", "images")):
+        root = tmp_path / name
+        EXPORTS[name].write(root)
+        shutil.rmtree(root / folder)
+        with pytest.raises(UserError, match=rf"has no image folder; expected .*{folder}"):
+            load_split(DataConfig(root=str(root)), "train")
+
+
+def test_finding_takes_the_time_of_a_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder is listed a fixed number of times, however many pictures there are."""
+    import os
+
+    listed: list[str] = []
+    original = os.scandir
+
+    def scandir(path: str = ".") -> object:
+        listed.append(os.fspath(path))
+        return original(path)
+
+    counts = []
+    for copies in (1, 40):
+        root = tmp_path / str(copies)
+        EXPORTS["labelImg, YOLO"].write(root)
+        for index in range(copies):
+            for stem in EVERYTHING:
+                for suffix in (".jpg", ".txt"):
+                    (root / f"{stem}_{index}{suffix}").write_bytes((root / f"{stem}{suffix}").read_bytes())
+        monkeypatch.setattr(os, "scandir", scandir)
+        caplog.set_level(logging.WARNING)
+        load_split(DataConfig(root=str(root)), "all")
+        monkeypatch.setattr(os, "scandir", original)
+        counts.append(len(listed))
+        listed.clear()
+    assert counts[0] == counts[1] > 0

@@ -1,0 +1,161 @@
+"""Where the files of COCO data sets lie, as the common tools leave them: one table, and the search through it.
+
+The layouts of Pascal VOC and YOLO are tables of their own, in voc.py and yolo.py.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tinydet_lite.errors import UserError, os_reason
+from tinydet_tf.data.labelled import ALL, SPLIT_NAMES, SPLITS
+
+#: The part of a layout that is its split itself, whichever split is asked for.
+ANY = "any"
+
+
+class Layout(NamedTuple):
+    """Where a tool puts an annotation file and its images, relative to the data folder; letters' case is free.
+
+    annotations: {split} is any name of a split (SPLIT_NAMES), {split}* may have more behind it.
+    images: the best first. {split} is the name found, {name} the annotation file's behind "instances_".
+    part: what the file is where its name says no split: ALL images of the set, or ANY split.
+    """
+
+    tool: str
+    annotations: str
+    images: tuple[str, ...]
+    part: str = ALL
+
+
+#: The first that has a split is taken; a file that is a split goes before one that is not.
+LAYOUTS = (
+    Layout("TinyDet", "{split}/instances.json", ("{split}/images",)),
+    Layout(
+        "COCO, CVAT", "annotations/instances_{split}*.json",
+        ("{name}", "images/{name}", "{split}", "images/{split}", "images"),
+    ),
+    Layout("Roboflow", "{split}/_annotations.coco.json", ("{split}/images", "{split}")),
+    Layout("FiftyOne", "{split}/labels.json", ("{split}/data",)),
+    Layout("Label Studio", "{split}/result.json", ("{split}/images", "{split}")),
+    Layout("others", "{split}/annotations.json", ("{split}/images", "{split}")),
+    Layout("others", "annotations/{split}.json", ("{split}", "images/{split}", "images")),
+    Layout("others", "{split}.json", ("{split}", "images/{split}", "images")),
+    Layout("TinyDet", "instances.json", ("images",), ANY),
+    Layout("CVAT", "annotations/instances_default.json", ("images/default", "default", "images")),
+    Layout("Label Studio", "result.json", ("images", ".")),
+    Layout("FiftyOne", "labels.json", ("data",)),
+    Layout("Roboflow", "_annotations.coco.json", ("images", ".")),
+    Layout("others", "annotations/instances.json", ("images",)),
+    Layout("others", "annotations/annotations.json", ("images",)),
+    Layout("others", "annotations.json", ("images", ".")),
+)  # fmt: skip
+
+
+class Located(NamedTuple):
+    """An annotation file and its image folder; None: which is not there, and was expected at `wanted`."""
+
+    annotation_file: Path
+    image_dir: Path | None
+    wanted: Path
+
+
+def coco_parts(directory: Path) -> dict[str, list[Located]]:
+    """The COCO files of a data set by the part that they are: some of SPLITS, ALL and ANY.
+
+    Several for one part are of one layout, and ambiguous; those without images are left out where others have them.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    parts: dict[str, list[Located]] = {}
+    listing = functools.cache(entries)  # a folder may hold a hundred thousand pictures
+    for layout in LAYOUTS:
+        of_layout: dict[str, list[Located]] = {}
+        for file, split, written in _annotation_files(directory, layout.annotations, listing):
+            name = file.stem.removeprefix("instances_")
+            folders = [folder.format(split=written, name=name) for folder in layout.images]
+            found = next((path for folder in folders if (path := subfolder(directory, folder)) is not None), None)
+            located = Located(file, found, directory / folders[0])
+            of_layout.setdefault(split or layout.part, []).append(located)
+        for part, all_of_part in of_layout.items():
+            with_images = [located for located in all_of_part if located.image_dir is not None]
+            if part not in parts or (with_images and parts[part][0].image_dir is None):
+                parts[part] = with_images or all_of_part
+    return parts
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file's or folder's name means, in any case; None: none."""
+    lower = name.lower()
+    return next((split for split in SPLITS if lower in SPLIT_NAMES[split]), None)
+
+
+def subfolder(directory: Path, relative: str) -> Path | None:
+    """A folder below a folder; where there is none of that name, the one that differs in the case of letters alone."""
+    path = directory / relative
+    if path.is_dir():
+        return path
+    path = directory
+    for part in Path(relative).parts:
+        alike = [name for name in entries(path) if name.lower() == part.lower() and (path / name).is_dir()]
+        if len(alike) != 1:
+            return None
+        path = path / alike[0]
+    return path
+
+
+def entries(folder: Path) -> list[str]:
+    """Names of what a folder holds, sorted; empty where it is none.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be read: {os_reason(error)}") from error
+
+
+def _annotation_files(
+    directory: Path, template: str, listing: Callable[[Path], list[str]]
+) -> list[tuple[Path, str | None, str]]:
+    """The files of a layout: path, its split, and the split's name as it is written there."""
+    *folders, last = template.split("/")
+    places: list[tuple[Path, str | None, str]] = [(directory, None, "")]
+    for folder in folders:
+        following = []
+        for path, split, written in places:
+            if folder == "{split}":
+                following += [(path / name, split_of(name), name) for name in listing(path) if split_of(name)]
+            elif (inner := subfolder(path, folder)) is not None:
+                following.append((inner, split, written))
+        places = following
+    found = []
+    for path, split, written in places:
+        if "{" not in last:
+            if (path / last).is_file():
+                found.append((path / last, split, written))
+            continue
+        before, behind = last.split("{split}")
+        more = behind.startswith("*")
+        pattern = re.compile(fnmatch.translate(f"{before}*{behind.removeprefix('*')}"), re.IGNORECASE)
+        for name in listing(path):
+            if pattern.match(name) is None:
+                continue
+            middle = name[len(before) : len(name) - len(behind.removeprefix("*"))]
+            known = split_of(middle) or (_begins(middle) if more else None)
+            if known is not None and (path / name).is_file():
+                found.append((path / name, known, middle))
+    return found
+
+
+def _begins(name: str) -> str | None:
+    return next((split for split in SPLITS if name.lower().startswith(split)), None)
