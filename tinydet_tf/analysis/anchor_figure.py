@@ -17,10 +17,10 @@ from matplotlib.patches import Rectangle
 from tinydet_lite.boxes import inclusive_iou, to_continuous
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_path, check_target
-from tinydet_lite.preprocess import as_rgb_array
 from tinydet_tf.analysis.anchor_coverage import is_inside, missed
 from tinydet_tf.analysis.anchor_sets import AnchorSet, FloatArray, Frame
 from tinydet_tf.analysis.ground_truth import ImageBoxes, is_of_size
+from tinydet_tf.data.opening import load_pixels
 
 #: The file formats of the figure, by the suffix of the file's name.
 FORMATS = (".png", ".jpg", ".jpeg", ".pdf")
@@ -120,10 +120,4 @@ def _pixels(image: ImageBoxes) -> npt.NDArray[np.uint8]:
     """uint8 [H, W, 3]; a grey pixel [1, 1, 3] where there is no picture."""
     if image.path is None or not image.path.is_file():
         return np.full([1, 1, 3], _GREY, np.uint8)
-    pixels = as_rgb_array(image.path)
-    if pixels.shape[:2] != (image.height, image.width):
-        raise UserError(
-            f"{image.path} decodes to {pixels.shape[1]}x{pixels.shape[0]} pixels, but its annotations say "
-            f"{image.width}x{image.height}; correct one of them"
-        )
-    return np.asarray(pixels)
+    return load_pixels(image.path, image.width, image.height, as_stored=image.as_stored)

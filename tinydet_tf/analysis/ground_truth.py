@@ -30,13 +30,17 @@ SIZES = ("all", "small", "medium", "large")
 
 @dataclass(frozen=True, eq=False)
 class ImageBoxes:
-    """One image. boxes: float32 [G, 4]; path: of the picture, which may be missing; None where no path is known."""
+    """One image. boxes: float32 [G, 4]; path: of the picture, which may be missing; None where no path is known.
+
+    as_stored: see CocoImage.
+    """
 
     id: int
     width: int
     height: int
     boxes: npt.NDArray[np.float32]
     path: Path | None = None
+    as_stored: bool = False
 
 
 def is_of_size(boxes: npt.NDArray[np.float32], size: str) -> npt.NDArray[np.bool_]:
@@ -53,7 +57,7 @@ def is_of_size(boxes: npt.NDArray[np.float32], size: str) -> npt.NDArray[np.bool
 
 def from_dataset(dataset: CocoDataset) -> list[ImageBoxes]:
     """The images of a loaded data set without their crowd boxes; images without a box are kept."""
-    return [ImageBoxes(i.id, i.width, i.height, i.boxes[~i.is_crowd], i.path) for i in dataset.images]
+    return [ImageBoxes(i.id, i.width, i.height, i.boxes[~i.is_crowd], i.path, i.as_stored) for i in dataset.images]
 
 
 def read_annotations(path: Path, image_dir: Path | None = None) -> list[ImageBoxes]:

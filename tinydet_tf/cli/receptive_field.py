@@ -97,8 +97,9 @@ def measure_random_weights(args: argparse.Namespace, config: Config) -> tuple[Ro
 
 def measure_model(args: argparse.Namespace) -> tuple[Rows, int, int, Config]:
     """As `measure_random_weights`, and the model's configuration."""
-    from tinydet_lite.preprocess import as_rgb_array, resize_to
+    from tinydet_lite.preprocess import resize_to
     from tinydet_tf.analysis import receptive_field as rf
+    from tinydet_tf.data.pipeline import load_arrays
     from tinydet_tf.data.splits import load_split
     from tinydet_tf.weights import load_detector
 
@@ -108,7 +109,7 @@ def measure_model(args: argparse.Namespace) -> tuple[Rows, int, int, Config]:
     print(f"{args.model}: TinyDet-{config.variant} on {len(dataset)} images of {dataset.annotation_file}")
     fields = rf.measure_images(
         detector,
-        (resize_to(as_rgb_array(image.path), size) for image in dataset.images),
+        (resize_to(load_arrays(image)[0], size) for image in dataset.images),
         seed=args.seed,
         through_gates=args.through_gates,
     )

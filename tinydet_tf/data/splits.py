@@ -14,6 +14,7 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.config import DIGITS, Config, DataConfig
 from tinydet_tf.data.coco import CocoDataset, load_coco, locate_split
 from tinydet_tf.data.digits import CLASS_NAMES, digits_folder
+from tinydet_tf.data.opening import usable
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,10 +54,12 @@ def described(data: DataConfig) -> str:
 
 
 def load_split(data: DataConfig, split: str) -> CocoDataset:
-    """The 'train' or 'val' split that a configuration names; the embedded digits where it names none.
+    """The images that can be used (opening.py) of the 'train' or 'val' split that a configuration names.
+
+    Where it names none, of the embedded digits.
 
     Raises:
-      UserError: a file that is missing or wrong.
+      UserError: a file that is missing or wrong, or too many images that cannot be used.
     """
     data = named(data)
     json, images = {"train": (data.train_json, data.train_images), "val": (data.val_json, data.val_images)}[split]
@@ -75,7 +78,7 @@ def load_split(data: DataConfig, split: str) -> CocoDataset:
         dataset = load_coco(*locate_split(Path(data.root), split))
     else:
         raise UserError(f"--{split}-json is missing; give --{split}-json and --{split}-images too")
-    return dataset.subset(data.limit) if data.limit is not None else dataset
+    return usable(dataset.subset(data.limit))
 
 
 def preparation(data: DataConfig) -> dict[str, Any]:

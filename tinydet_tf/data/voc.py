@@ -15,7 +15,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tinydet_lite.errors import UserError, os_reason
-from tinydet_tf.data.image_size import header_size
 from tinydet_tf.data.labelled import (
     ALL,
     IMAGE_SUFFIXES,
@@ -26,6 +25,7 @@ from tinydet_tf.data.labelled import (
     read_text,
     shown,
 )
+from tinydet_tf.data.opening import Skipped, read_header
 
 _LOG = logging.getLogger(__name__)
 
@@ -106,12 +106,20 @@ class VocFolder:
     def read(self, split: str) -> list[LabelledImage]:
         index = {name: position for position, name in enumerate(self.class_names)}
         images = []
+        lost = 0
+        skipped = Skipped(len(self._lists[split]), f"the {split} split of {self._root}")
         for stem in self._lists[split]:
             annotation = self._annotations[stem]
             path = self._image_path(stem, annotation)
-            width, height = annotation.size or header_size(path)
+            try:
+                width, height = annotation.size or read_header(path).upright
+            except UserError as error:
+                skipped.note(path, error)
+                lost += len(annotation.objects)
+                continue
             boxes = tuple(LabelledBox(index[o.name], *o.corners, o.difficult) for o in annotation.objects)
             images.append(LabelledImage(path, width, height, boxes))
+        skipped.tell(objects=lost)
         return images
 
     def _read_lists(self) -> dict[str, list[str]]:

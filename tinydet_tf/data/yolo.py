@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.data.image_size import header_size
 from tinydet_tf.data.labelled import (
     ALL,
     IMAGE_SUFFIXES,
@@ -30,6 +29,7 @@ from tinydet_tf.data.labelled import (
     read_text,
     shown,
 )
+from tinydet_tf.data.opening import Skipped, read_header
 
 _LOG = logging.getLogger(__name__)
 
@@ -117,6 +117,8 @@ class YoloFolder:
                 f"none of the {len(paths)} images of the {split} split of {self._source} has labels; "
                 f"expected for instance {labels_of[paths[0]]}"
             )
+        lost = 0
+        skipped = Skipped(len(paths), f"the {split} split of {self._source}")
         for path, label_path in labels_of.items():
             labels = self._labels(label_path)
             for label in labels:
@@ -125,11 +127,17 @@ class YoloFolder:
                         f"{label_path}:{label.line} has class {label.class_index}, but {self._source} has "
                         f"{len(self.class_names)} classes, 0 to {len(self.class_names) - 1}"
                     )
-            width, height = header_size(path)
+            try:
+                width, height = read_header(path).upright
+            except UserError as error:
+                skipped.note(path, error)
+                lost += len(labels)
+                continue
             boxes = tuple(
                 LabelledBox(e.class_index, e.x1 * width, e.y1 * height, e.x2 * width, e.y2 * height) for e in labels
             )
             images.append(LabelledImage(path, width, height, boxes))
+        skipped.tell(objects=lost)
         return images
 
     def _configured_splits(self, settings: dict[Any, Any]) -> dict[str, list[str]]:
