@@ -54,6 +54,11 @@ class Recipe:
             if not (value > 0 if positive else value >= 0) or not math.isfinite(value):
                 option = "--" + name.replace("_", "-")
                 raise UserError(f"{option} is {value}; it must be {'positive' if positive else 'zero or more'}")
+        if self.learning_rate < self.final_learning_rate:
+            raise UserError(
+                f"--learning-rate is {self.learning_rate:g}, below the {self.final_learning_rate:g} that it falls to; "
+                "give a higher one"
+            )
 
 
 def pretrain(
