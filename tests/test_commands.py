@@ -212,26 +212,42 @@ def test_bad_boxes_are_dropped_counted_and_reported_once(
     assert len(reports) == 1 and "1 clipped" in reports[0] and "3 dropped" in reports[0]
 
 
-def test_undecodable_images(
-    command: Command, digits: Path, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_one_tolerance_along_the_chain(
+    command: Command, digits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Named and skipped in training and its validation, an error in evaluation and detection."""
+    """Images that do not decode: named and left out by every command in turn, and too many of them end each."""
     folder, document = copy_digits(digits, tmp_path)
     name = document["images"][0]["file_name"]
+    files = {split: folder / split / "images" / name for split in ("train", "val")}
+    files["train"].write_bytes(files["train"].read_bytes()[:500])
+    files["val"].write_bytes(b"\xff\xd8 no jpeg")
+    run, model = tmp_path / "run", tmp_path / "m.tflite"
+    chain = (
+        (("train.py", "--data", folder, "--output", run, *small()), "train", "val"),
+        (("evaluate.py", "--model", run), "val"),
+        (("export.py", "--model", run, "--format", "int8", "--output", model), "train"),
+        (("evaluate.py", "--model", model, "--data", folder), "val"),
+        (("evaluate.py", "--model", model, "--data", folder, "--tiles", "1x2", "--split", "train"), "train"),
+        (("show_batch.py", "--data", folder, "--output", tmp_path / "batch.jpg"), "train"),
+        (("anchor_coverage.py", "--data", folder, "--models", "s"), "val"),
+    )
+    for arguments, *splits in chain:
+        caplog.clear()
+        done = command(*arguments)
+        assert done.code == 0, done.err
+        told = [text for text in (record.getMessage() for record in caplog.records) if "skipping" in text]
+        assert len(told) == len(splits), told
+        for text, split in zip(told, splits, strict=True):
+            assert f"skipping 1 of {4 if split == 'train' else 2} images and the " in text and str(files[split]) in text
+        if arguments[0] == "evaluate.py":
+            assert "the numbers leave out 1 that cannot be used" in done.out
     for split in ("train", "val"):
-        (folder / split / "images" / name).write_bytes(b"\xff\xd8 no jpeg")
-    done = command("evaluate.py", "--model", trained, "--data", folder)
-    done.assert_refused(name)
-    caplog.clear()
-    done = command("train.py", "--data", folder, "--output", tmp_path / "run", *small())
-    assert done.code == 0, done.err
-    for split in ("train", "val"):
-        assert any(str(folder / split / "images" / name) in r.getMessage() for r in caplog.records)
-    for entry in document["images"]:
-        (folder / "train" / "images" / entry["file_name"]).write_bytes(b"")
-    done = command("train.py", "--data", folder, "--output", tmp_path / "run2", *small())
-    done.assert_refused("image")
-    assert not (tmp_path / "run2").exists()
+        for file in (folder / split / "images").iterdir():
+            file.write_bytes(b"")
+    for (script, *arguments), *splits in chain:
+        where = [tmp_path / "new" if argument == run and script == "train.py" else argument for argument in arguments]
+        command(script, *where).assert_refused(f"images of {folder / splits[0]}", "can be used", "is not an image")
+    assert not (tmp_path / "new").exists()
 
 
 def test_bad_options(command: Command, trained: Path, tmp_path: Path) -> None:

@@ -75,12 +75,51 @@ def test_the_variants_are_the_papers() -> None:
         (["data.root=2020-13-45"], "the value is not YAML"),
         (["train.learning_rate=" + "9" * 400], "expected float"),
         (["train.rcnn_samples=5000"], "train.rcnn_samples is 5000; it cannot be more than train.proposals, 500"),
+        (["train.rcnn_positive_fraction=0"], "train.rcnn_positive_fraction is 0.0; it must be positive"),
+        (
+            ["train.rpn_positive_iou=0", "train.rpn_negative_iou=0"],
+            "train.rpn_positive_iou is 0.0; it must be positive",
+        ),
+        (["train.momentum=1"], "train.momentum is 1, with which no step is ever forgotten"),
+        (["model.anchor_ratios=[1, 2, 1]"], "model.anchor_ratios is [1.0, 2.0, 1.0]; give each ratio once"),
+        (["train.rpn_samples=1"], "train.rpn_samples is 1, of which half are positives: none"),
     ],
 )
 def test_wrong_values(assignments: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
         load_config(assignments=assignments)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "fits"),
+    [
+        ("train.rpn_positive_iou=0.2", "train.rpn_negative_iou=0.5", "train.rpn_negative_iou=0.2"),
+        ("train.rcnn_samples=2", "train.rcnn_positive_fraction=0.25", "train.rcnn_positive_fraction=0.5"),
+        ("train.rcnn_samples=256", "train.rcnn_positive_fraction=0.003", "train.rcnn_positive_fraction=0.004"),
+        ("train.rcnn_samples=501", "train.proposals=500", "train.proposals=501"),
+        ("train.proposals=500", "train.nms_pre=124", "train.nms_pre=125"),  # four levels
+        ("model.proposals_test=200", "model.nms_pre_test=49", "model.nms_pre_test=50"),
+        ("train.final_learning_rate=0.01", "train.learning_rate=0.001", "train.learning_rate=0.01"),
+        ("train.batch_size=16", "data.limit=15", "data.limit=16"),
+        ("model.anchor_scale=17", "model.input_size=128", "model.input_size=192"),  # 8 x 17 = 136
+    ],
+)
+def test_values_that_contradict_each_other(first: str, second: str, fits: str) -> None:
+    """One line that names both; the nearest value that does not contradict is taken."""
+    with pytest.raises(UserError) as error:
+        load_config(assignments=[first, second])
+    message = str(error.value)
+    assert "\n" not in message and all(text.partition("=")[0] in message for text in (first, second))
+    load_config(assignments=[first, fits])
+
+
+def test_a_rate_scaled_below_its_end_and_ids_without_names(tmp_path: Path) -> None:
+    scaled = ["train.learning_rate=0.001", "train.reference_batch=1024", "train.batch_size=8"]
+    with pytest.raises(UserError, match=r"final_learning_rate is 1e-05, above .* 7.8125e-06 of 8 images for train.ref"):
+        load_config(assignments=scaled)
+    with pytest.raises(UserError, match="category_ids has 2 numbers and class_names 1 names"):
+        Config(class_names=("a",), category_ids=(1, 2))
 
 
 def test_wrong_files(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from tinydet_lite.detections import Detections
 from tinydet_lite.errors import UserError
+from tinydet_tf import evaluation as evaluation_module
 from tinydet_tf.data.coco import CocoDataset, load_coco
 from tinydet_tf.evaluation import METRICS, coco_metrics, evaluate, match_classes, write_evaluation
 
@@ -150,16 +151,49 @@ def test_a_perfect_detector_scores_one_and_classes_are_matched_by_name(tmp_path:
             match_classes(names, dataset, ids)
 
 
-def test_broken_images_and_sizes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("inside", [False, True])  # found beforehand, or only by decoding
+def test_objects_of_broken_images_are_left_out_not_missed(
+    inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers are those of pycocotools on a json without the broken image and its annotations."""
+    dataset = write_data(tmp_path)
+    results = some_results(dataset)
+    path = dataset.images[1].path
+    content = path.read_bytes()
+    path.write_bytes(content[:60] + bytes(20) + content[80:] if inside else content[:60])
+    document = json.loads(dataset.annotation_file.read_text())
+    document["images"] = [image for image in document["images"] if image["id"] != 4]
+    document["annotations"] = [a for a in document["annotations"] if a["image_id"] != 4]
+    (tmp_path / "without.json").write_text(json.dumps(document))
+    kept = [result for result in results if result["image_id"] != 4]
+    expected = plain_pycocotools(load_coco(tmp_path / "without.json", tmp_path), kept)
+
+    shown = iter((9, 70))  # in the order of the file
+    monkeypatch.setattr(
+        evaluation_module, "_coco_results", lambda _, number, __: [r for r in kept if r["image_id"] == number]
+    )
+    evaluation = evaluate(lambda _: next(shown), NAMES, dataset)
+    np.testing.assert_array_equal([evaluation.metrics[name] for name in METRICS], expected)
+    assert (evaluation.num_images, evaluation.skipped_images, evaluation.skipped_objects) == (2, 1, 12)
+    # The same where several processes share the images.
+    shown = iter((9, 70))
+    shared = evaluate(lambda _: next(shown), NAMES, dataset, gather=lambda rows: rows)
+    assert shared.metrics == evaluation.metrics and shared.skipped_images == 1 and shared.num_images == 2
+
+
+def test_broken_images_and_sizes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = write_data(tmp_path)
     Image.new("RGB", (200, 100)).save(tmp_path / "4.png")
 
     def nothing(pixels: np.ndarray) -> Detections:
         return Detections.empty()
 
-    with pytest.raises(UserError, match=r"4\.png decodes to 200x100"):
-        evaluate(nothing, NAMES, dataset)
-    assert evaluate(nothing, NAMES, dataset, skip_broken=True).num_images == 3
+    evaluation = evaluate(nothing, NAMES, dataset)
+    assert (evaluation.num_images, evaluation.skipped_images, evaluation.skipped_objects) == (2, 1, 11)
+    assert "4.png decodes to 200x100" in caplog.text
+    assert (
+        "2 images" in evaluation.scope() and "leave out 1 that cannot be used, and the 11 objects" in evaluation.scope()
+    )
 
 
 def rewritten(folder: Path, change: Any, encoding: str = "utf-8") -> CocoDataset:

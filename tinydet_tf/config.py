@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -89,6 +90,13 @@ class ModelConfig:
             raise UserError(f"psroi_reduce is {self.psroi_reduce!r}; choose 'max' (published) or 'mean'")
         _check_ranges(self, "model", positive=_MODEL_POSITIVE, fractions=("proposal_nms_iou",))
         levels = len(self.strides)
+        if len(set(self.anchor_ratios)) < len(self.anchor_ratios):
+            raise UserError(f"model.anchor_ratios is {list(self.anchor_ratios)}; give each ratio once")
+        if self.proposals_test > levels * self.nms_pre_test:
+            raise UserError(
+                f"model.proposals_test is {self.proposals_test}; {levels} levels of model.nms_pre_test, "
+                f"{self.nms_pre_test} candidates each, cannot give more than {levels * self.nms_pre_test}"
+            )
         if len(self.fpn_groups) != levels:
             raise UserError(
                 f"fpn_groups has {len(self.fpn_groups)} numbers for {levels} pyramid levels; give one a level"
@@ -182,7 +190,8 @@ class DataConfig:
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 _TRAIN_POSITIVE = (
     "epochs", "batch_size", "learning_rate", "clip_norm", "rpn_samples", "nms_pre", "proposals", "rcnn_samples",
-    "validate_every", "early_stopping_patience", "reference_batch",
+    "validate_every", "early_stopping_patience", "reference_batch", "rpn_positive_iou", "rcnn_positive_iou",
+    "rcnn_positive_fraction",
 )  # fmt: skip
 _TRAIN_NATURAL = ("freeze_backbone", "final_learning_rate", "warmup_steps", "weight_decay", "seed")
 _TRAIN_FRACTIONS = (
@@ -235,6 +244,30 @@ class TrainConfig:
             raise UserError(
                 f"train.rcnn_samples is {self.rcnn_samples}; it cannot be more than train.proposals, {self.proposals}"
             )
+        if self.rpn_negative_iou > self.rpn_positive_iou:
+            raise UserError(
+                f"train.rpn_negative_iou is {self.rpn_negative_iou:g}, above train.rpn_positive_iou, "
+                f"{self.rpn_positive_iou:g}: anchors in between would be object and background at once; give at most "
+                f"{self.rpn_positive_iou:g}"
+            )
+        if self.rpn_samples < 2:
+            raise UserError("train.rpn_samples is 1, of which half are positives: none; give at least 2")
+        if int(self.rcnn_samples * self.rcnn_positive_fraction) < 1:
+            raise UserError(
+                f"train.rcnn_samples is {self.rcnn_samples}, of which train.rcnn_positive_fraction, "
+                f"{self.rcnn_positive_fraction:g}, leaves no positive; give at least "
+                f"{math.ceil(1 / self.rcnn_positive_fraction)} samples"
+            )
+        peak, batch = self.learning_rate, self.reference_batch
+        scaled = "" if batch is None else f" of {self.batch_size} images for train.reference_batch, {batch}"
+        peak = peak if batch is None else peak * self.batch_size / batch
+        if self.final_learning_rate > peak:
+            raise UserError(
+                f"train.final_learning_rate is {self.final_learning_rate:g}, above train.learning_rate, "
+                f"{peak:g}{scaled}: the rate would rise to the end; give at most that"
+            )
+        if self.momentum == 1:
+            raise UserError("train.momentum is 1, with which no step is ever forgotten; give less than 1, as 0.9")
         if self.ema == 1:
             raise UserError("train.ema is 1, with which the average never moves; give less than 1, for example 0.999")
         if self.rcnn_sampling not in ("ohem", "random"):
@@ -257,6 +290,32 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        model, data, train = self.model, self.data, self.train
+        if self.category_ids and len(self.category_ids) != len(self.class_names):
+            raise UserError(
+                f"category_ids has {len(self.category_ids)} numbers and class_names {len(self.class_names)} names; "
+                "give an id a class, or neither: the data has both"
+            )
+        candidates = len(model.strides) * train.nms_pre
+        if train.proposals > candidates:
+            raise UserError(
+                f"train.proposals is {train.proposals}; {len(model.strides)} levels of train.nms_pre, {train.nms_pre} "
+                f"candidates each, cannot give more than {candidates}"
+            )
+        if data.limit is not None and train.batch_size > data.limit:
+            raise UserError(
+                f"train.batch_size is {train.batch_size}, more than the images that data.limit leaves, {data.limit}; "
+                "lower the one or raise the other"
+            )
+        # Anchors that leave the input are not trained on. (Here, because a search for anchors may try such a scale.)
+        least = model.anchor_scale * model.strides[0] * min(max(r, 1 / r) for r in model.anchor_ratios) ** 0.5
+        if least > model.input_size:
+            raise UserError(
+                f"model.anchor_scale is {model.anchor_scale:g}: the smallest anchors, {least:.0f} pixels long, do not "
+                f"fit in model.input_size, {model.input_size}, and none would be trained; give a smaller scale"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(self)))

@@ -30,6 +30,7 @@ from tinydet_lite.files import atomic_write
 from tinydet_lite.postprocess import postprocess
 from tinydet_lite.preprocess import resize_to
 from tinydet_tf.data.coco import CocoDataset, CocoImage
+from tinydet_tf.data.opening import usable
 from tinydet_tf.data.pipeline import load_arrays
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import is_hdf5, load_detector, placeholder_names
@@ -57,6 +58,8 @@ class Evaluation:
       results: COCO results (image_id as in the file, category_id, bbox xywh, score), what the test-dev server takes.
       num_images: how many were evaluated.
       seconds: spent in all.
+      skipped_images, skipped_objects: that were left out, because the images cannot be used (data/opening.py). The
+        metrics are of the other images alone: their objects do not count as missed.
     """
 
     metrics: dict[str, float]
@@ -64,14 +67,28 @@ class Evaluation:
     results: list[dict[str, Any]]
     num_images: int
     seconds: float
+    skipped_images: int = 0
+    skipped_objects: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {
             **self.metrics,
             "class_ap": self.class_ap,
             "num_images": self.num_images,
+            "skipped_images": self.skipped_images,
+            "skipped_objects": self.skipped_objects,
             "images_per_second": self.num_images / max(self.seconds, 1e-9),
         }
+
+    def scope(self) -> str:
+        """For people: how many images the numbers are of, and what was left out."""
+        text = f"{self.num_images} images, {self.num_images / max(self.seconds, 1e-9):.1f} a second"
+        if not self.skipped_images:
+            return text
+        return (
+            f"{text}; the numbers leave out {self.skipped_images} that cannot be used, and the {self.skipped_objects} "
+            "objects in them"
+        )
 
     def table(self, max_classes: int = 100) -> str:
         """The numbers for people."""
@@ -143,11 +160,10 @@ def evaluate(
     *,
     category_ids: tuple[int, ...] = (),
     progress: bool = False,
-    skip_broken: bool = False,
     part: slice = slice(None),
     gather: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Evaluation:
-    """Runs a detector over a data set.
+    """Runs a detector over a data set; images that cannot be used are left out with their objects (data/opening.py).
 
     Args:
       detect: uint8 RGB [H, W, 3] -> Detections, whose class_ids are indices into class_names.
@@ -155,41 +171,55 @@ def evaluate(
       dataset: images and ground truth.
       category_ids: of the detector's classes, see `match_classes`.
       progress: show a bar on a terminal.
-      skip_broken: an image that does not decode is named in a warning and counts as one without detections.
       part: which images this process runs the detector on; the numbers are of all.
       gather: gives the rows float64 [D, 7] of all processes for those of this one (training/run/distribution.py).
 
     Raises:
-      UserError: the data has classes that the detector does not know, or an image that does not decode.
+      UserError: the data has classes that the detector does not know, or too many images that cannot be used.
     """
+    dataset = usable(dataset)
+    assert dataset.skipped is not None
     categories = match_classes(class_names, dataset, category_ids)
     start = time.monotonic()
     results: list[dict[str, Any]] = []
+    broken: set[int] = set()
     mine = replace(dataset, images=dataset.images[part])
-    images = _read_ahead(mine, skip_broken=skip_broken)
+    images = _read_ahead(mine)
     bar = tqdm(images, total=len(mine.images), unit="image", disable=None if progress else True)
     for record, pixels in bar:
-        if pixels is not None:
+        if pixels is None:
+            broken.add(record.id)
+        else:
             results += _coco_results(detect(pixels), record.id, categories)
     if gather is not None:
-        results = _from_rows(gather(_to_rows(results)))
-    metrics, class_ap = coco_metrics(dataset, results)
+        results, broken = _from_rows(gather(_to_rows(results, broken)))
+    seen = replace(dataset, images=tuple(image for image in dataset.images if image.id not in broken))
+    metrics, class_ap = coco_metrics(seen, results)
     if dataset.text_ids:
         results = [{**result, "image_id": dataset.text_ids[result["image_id"]]} for result in results]
-    return Evaluation(metrics, class_ap, results, len(dataset.images), time.monotonic() - start)
+    gone = [*dataset.left_out, *(image for image in dataset.images if image.id in broken)]
+    objects = sum(len(image.boxes) for image in gone)
+    return Evaluation(metrics, class_ap, results, len(seen), time.monotonic() - start, len(gone), objects)
 
 
-def _to_rows(results: list[dict[str, Any]]) -> np.ndarray:
+#: In place of a score: the row stands for an image that could not be used.
+_BROKEN = -1.0
+
+
+def _to_rows(results: list[dict[str, Any]], broken: set[int]) -> np.ndarray:
     """COCO results as float64 [D, 7], image_id, category_id, x, y, width, height, score: exact, ids up to 2^53."""
     rows = [(r["image_id"], r["category_id"], *r["bbox"], r["score"]) for r in results]
+    rows += [(image_id, 0, 0, 0, 0, 0, _BROKEN) for image_id in sorted(broken)]
     return np.array(rows, np.float64).reshape(-1, 7)
 
 
-def _from_rows(rows: np.ndarray) -> list[dict[str, Any]]:
-    return [
+def _from_rows(rows: np.ndarray) -> tuple[list[dict[str, Any]], set[int]]:
+    results = [
         {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score}
         for image, category, *box, score in rows.tolist()
+        if score != _BROKEN
     ]
+    return results, {int(row[0]) for row in rows.tolist() if row[6] == _BROKEN}
 
 
 def _coco_results(detections: Detections, image_id: int, categories: list[int | None]) -> list[dict[str, Any]]:
@@ -238,8 +268,9 @@ def _ids_agree(class_names: tuple[str, ...], category_ids: tuple[int, ...], data
     )
 
 
-def _read_ahead(dataset: CocoDataset, *, skip_broken: bool) -> Iterator[tuple[CocoImage, np.ndarray | None]]:
-    """Decodes the next images while the network works on this one; None for one that does not decode."""
+def _read_ahead(dataset: CocoDataset) -> Iterator[tuple[CocoImage, np.ndarray | None]]:
+    """Decodes the next images while the network works on this one; None for one that turns out damaged."""
+    assert dataset.skipped is not None
     ahead = 4
     with ThreadPoolExecutor(2) as pool:
         pending = [pool.submit(load_arrays, record) for record in dataset.images[:ahead]]
@@ -248,9 +279,7 @@ def _read_ahead(dataset: CocoDataset, *, skip_broken: bool) -> Iterator[tuple[Co
             try:
                 pixels = pending.pop(0).result()[0]
             except UserError as error:
-                if not skip_broken:
-                    raise
-                _LOG.warning("skipped: %s", error)
+                dataset.skipped.skip(record.path, error)
             if index + ahead < len(dataset.images):
                 pending.append(pool.submit(load_arrays, dataset.images[index + ahead]))
             yield record, pixels

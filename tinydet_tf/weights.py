@@ -19,7 +19,7 @@ import yaml
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_path
 from tinydet_tf.commands import command_text
-from tinydet_tf.config import Config, config_from_dict, model_config, save_config
+from tinydet_tf.config import VARIANTS, Config, ModelConfig, config_from_dict, model_config, save_config
 from tinydet_tf.model.detector import TinyDet
 
 SUFFIX = ".weights.h5"
@@ -150,12 +150,35 @@ def _fill(model: Any, file: Path) -> None:
         raise UserError(f"{file} does not fit the detector or is damaged ({_line(error)})") from error
 
 
+#: Values of the architecture that no weight depends on.
+_FREE = ("nms_pre_test", "proposals_test", "proposal_nms_iou")
+#: Those that a backbone alone was trained with.
+_OF_BACKBONE = ("backbone", "squeeze_excite", "align", "align_stem")
+
+
+def other_settings(trained: ModelConfig, ours: ModelConfig) -> dict[str, tuple[Any, Any]]:
+    """Values with which the same weights are another function: name -> (that of `trained`, that of `ours`)."""
+    names = [field.name for field in dataclasses.fields(ModelConfig)]
+    pairs = {name: (getattr(trained, name), getattr(ours, name)) for name in names}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name not in _FREE}
+
+
 @dataclasses.dataclass(frozen=True)
 class Initialized:
-    """What `initialize` took from a file, as names of layers."""
+    """What `initialize` took from a file, as names of layers.
+
+    Attributes:
+      taken: layers.
+      left: layers with variables that are not in the file or of another shape: fresh.
+      different: values with which the file was trained and the detector is not made, see `other_settings`; the input
+        size is none, which may change.
+      class_names: of the file; empty where it does not say.
+    """
 
     taken: tuple[str, ...]
-    left: tuple[str, ...]  # with variables, not in the file or of another shape: fresh
+    left: tuple[str, ...]
+    different: dict[str, tuple[Any, Any]] = dataclasses.field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
 
 def initialize(detector: TinyDet, path: str | Path, *, variant: str) -> Initialized:
@@ -164,7 +187,7 @@ def initialize(detector: TinyDet, path: str | Path, *, variant: str) -> Initiali
     Args:
       detector: its variables are set.
       path: RUN or WEIGHTS, of a detector or of a backbone alone. Other class counts, input sizes, groups are fine.
-      variant: which one the detector is, for weights that do not say theirs.
+      variant: which one the detector is, for messages and for weights that do not say theirs.
 
     Raises:
       UserError: no such file, damaged, or of another backbone.
@@ -172,11 +195,15 @@ def initialize(detector: TinyDet, path: str | Path, *, variant: str) -> Initiali
     file = weights_file(path)
     config = read_config(file)
     if config is not None and config.model.backbone != detector.config.backbone:
+        backbone = config.model.backbone
+        whole = backbone == VARIANTS[config.variant].backbone and config.variant != variant
+        wanted = f"--variant {config.variant}" if whole else f"--set model.backbone={backbone}"
         raise UserError(
-            f"{file} has the backbone {config.model.backbone} (TinyDet-{config.variant}), this detector "
-            f"{detector.config.backbone}; give weights of the same backbone"
+            f"{file} has the backbone {backbone} (TinyDet-{config.variant}), this detector "
+            f"{detector.config.backbone} (TinyDet-{variant}); add {wanted}, or give weights of this backbone"
         )
-    if config is not None and _holds_backbone_only(file):
+    alone = _holds_backbone_only(file)
+    if config is not None and alone:
         source = TinyDet(config.model, 1)
         _fill(source.backbone_model(), file)
         there = {layer.name: layer for layer in source.backbone_model().layers}
@@ -193,7 +220,11 @@ def initialize(detector: TinyDet, path: str | Path, *, variant: str) -> Initiali
             taken.append(name)
         else:
             left.append(name)
-    return Initialized(tuple(taken), tuple(left))
+    if config is None:
+        return Initialized(tuple(taken), tuple(left))
+    different = other_settings(config.model, detector.config)
+    different = {n: pair for n, pair in different.items() if n != "input_size" and (not alone or n in _OF_BACKBONE)}
+    return Initialized(tuple(taken), tuple(left), different, () if alone else config.class_names)
 
 
 def _holds_backbone_only(file: Path) -> bool:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.data.coco import load_coco, locate_split
+from tinydet_tf.data.opening import usable
 
 Document = dict[str, Any]
 Write = Callable[..., tuple[Path, Path]]
@@ -133,7 +134,9 @@ def test_odd_boxes_are_clipped_or_dropped_and_counted(
     assert "of 8 boxes, 2 clipped to their image and 5 dropped" in caplog.text
 
 
-def test_size_from_the_file_where_the_json_has_none(coco_document: Document, write_coco: Write) -> None:
+def test_size_from_the_file_where_the_json_has_none(
+    coco_document: Document, write_coco: Write, caplog: pytest.LogCaptureFixture
+) -> None:
     turned = Image.new("RGB", (40, 30))
     exif = turned.getexif()
     exif[0x0112] = 6
@@ -145,8 +148,9 @@ def test_size_from_the_file_where_the_json_has_none(coco_document: Document, wri
     assert (a.width, a.height) == (40, 30)
     assert (b.width, b.height) == (30, 40)
     (images / "b.png").write_text("not an image")
-    with pytest.raises(UserError, match=r"b.png is not readable .* gives no width and height"):
-        load_coco(annotation_file, images)
+    dataset = load_coco(annotation_file, images)
+    assert dataset.images[1].width == 0 and [image.path.name for image in usable(dataset).images] == ["a.png"]
+    assert "skipping 1 of 2 images" in caplog.text and "b.png is not an image" in caplog.text
 
 
 def test_file_names_with_folders(coco_document: Document, write_coco: Write) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.preprocess import as_rgb_array, resize_to
@@ -62,6 +63,22 @@ def test_fewer_images_than_asked_for_are_all_taken(dataset: CocoDataset, caplog:
     assert "50 calibration images were asked for, the data has 10" in caplog.text
 
 
+def test_another_image_takes_the_place_of_a_broken_one(
+    dataset: CocoDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cut, holed = dataset.images[2], dataset.images[7]
+    spoiled = {cut.id: tmp_path / "cut.jpg", holed.id: tmp_path / "holed.png"}
+    spoiled[cut.id].write_bytes(cut.path.read_bytes()[:-500])  # seen beforehand
+    Image.open(holed.path).save(spoiled[holed.id])
+    content = bytearray(spoiled[holed.id].read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)  # only decoding finds it
+    spoiled[holed.id].write_bytes(content)
+    images = tuple(dataclasses.replace(i, path=spoiled.get(i.id, i.path)) for i in dataset.images)
+    samples = load_calibration_images(dataclasses.replace(dataset, images=images), 32, count=8, seed=3)
+    assert sorted(samples.image_ids) == sorted({i.id for i in dataset.images} - set(spoiled))
+    assert all(path.name in caplog.text for path in spoiled.values())
+
+
 def test_bad_input(dataset: CocoDataset, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="0 calibration images came; expected at least 1"):
         load_calibration_images(dataset, 32, count=0)
@@ -70,7 +87,7 @@ def test_bad_input(dataset: CocoDataset, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     images = (dataclasses.replace(dataset.images[0], path=broken),)
-    with pytest.raises(UserError, match=r"broken\.png"):
+    with pytest.raises(UserError, match=r"none of the 1 images .*broken\.png"):
         load_calibration_images(dataclasses.replace(dataset, images=images), 32)
 
 

@@ -189,8 +189,8 @@ def test_pooling(variant: str, channels: int, rows: Any, reduce: str) -> None:
         reduce=reduce,
     ).numpy()
     pooled = psroi.pool(features[:levels], rois, detector_config, how).numpy()
-    # crop_and_resize divides positions by the map's size and multiplies again: at up to 80 cells each of a few
-    # float32 operations is off by at most 80 * 2^-24 = 5e-6 of a cell, and neighbours of normal features differ by up to 8.
+    # crop_and_resize divides positions by the map's size and multiplies again: at up to 80 cells each of a few float32
+    # operations is off by 80 * 2^-24 = 5e-6 of a cell at most, and neighbours of normal features differ by up to 8.
     np.testing.assert_allclose(pooled, expected[:, how.channel_of.reshape(-1)], atol=4 * 5e-6 * 8)
 
 

@@ -344,7 +344,7 @@ def test_weights_that_do_not_match(digits: Path, weights: Path, tmp_path: Path) 
 
     message = refused(weights, "model.rcnn_hidden=512")
     assert "does not match: 3 layers" in message and "rcnn_fc" in message
-    assert "another model.align" in refused(weights, "model.align=false")  # the same shapes
+    assert "trained with model.align=True, here it is False" in refused(weights, "model.align=false")  # the same shapes
     detector, config = load_detector(weights)
     letters = dataclasses.replace(config, class_names=tuple("abcdefghij"))
     save_weights(detector, letters, tmp_path / "letters.weights.h5")

@@ -12,6 +12,8 @@ from __future__ import annotations
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Union
 
@@ -38,7 +40,7 @@ _DECODE_ERRORS = (
 ImageSource = Union[str, "os.PathLike[str]", Image.Image, NDArray[Any]]
 
 
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
+def load_image(path: str | os.PathLike[str], *, turned: bool = True) -> Image.Image:
     """Decode a picture into an upright RGB image.
 
     The EXIF orientation is applied. Grey, 16-bit grey, palette, CMYK and YCbCr pictures become RGB;
@@ -46,6 +48,8 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
 
     Args:
         path: a JPEG, PNG, BMP, WebP, GIF or TIFF file.
+        turned: False leaves the pixels as they are stored, for annotations that were made by a tool which does not
+            look at the orientation. (A TIFF is turned all the same.)
 
     Returns:
         A PIL image of mode RGB, fully decoded, without EXIF orientation.
@@ -53,10 +57,21 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         UserError: no such file, not a picture, truncated or otherwise damaged, or too large to decode safely.
     """
+    with opened_image(path) as image:
+        return _upright_rgb(image, str(Path(path)), turned=turned)
+
+
+@contextmanager
+def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """A picture's header, as Pillow reads it; what goes wrong here or in the block is a UserError.
+
+    Raises:
+        UserError: see `load_image`.
+    """
     file = Path(path)
     try:
         with Image.open(file, formats=FORMATS) as image:
-            return _upright_rgb(image, str(file))
+            yield image
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -147,12 +162,12 @@ def _checked_array(image: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image)
 
 
-def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
+def _upright_rgb(image: Image.Image, name: str, *, turned: bool = True) -> Image.Image:
     """Decode `image` wholly and return a new upright RGB image (or `image` itself, if it is one already)."""
     if image.width == 0 or image.height == 0:
         raise UserError(f"{name} has no pixels ({image.width} x {image.height})")
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    upright = ImageOps.exif_transpose(image) if turned else image
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         return _deep_grey_to_rgb(upright, name)
     if upright.has_transparency_data:

@@ -86,7 +86,7 @@ def main() -> None:
         detect = TiledDetector(detect, **tiles)
     evaluation = evaluate(detect, model.class_names, dataset, category_ids=model.category_ids, progress=True)
     print(evaluation.table())
-    print(f"\n{evaluation.num_images} images, {evaluation.num_images / evaluation.seconds:.1f} a second")
+    print(f"\n{evaluation.scope()}")
     if args.json is not None:
         results = write_evaluation(evaluation, args.json)
         print(f"Written: {args.json}, {results}")

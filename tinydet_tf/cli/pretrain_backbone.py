@@ -52,7 +52,7 @@ def main() -> None:
         horizontal_flip=not args.no_flip,
         seed=args.seed,
     )
-    data = read_class_folders(args.data, val_fraction=args.val_fraction, seed=args.seed)
+    data = read_class_folders(args.data, val_fraction=args.val_fraction, seed=args.seed).usable()
     print(f"{len(data.class_names)} classes, {len(data.train.paths)} images to train on, {len(data.val.paths)} to "
           f"validate on; backbone {config.model.backbone}, {args.input_size}x{args.input_size}")  # fmt: skip
     best = pretrain(config, data, args.output, recipe, input_size=args.input_size)

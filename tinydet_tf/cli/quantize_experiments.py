@@ -6,6 +6,7 @@ Interrupted, it keeps what is finished; started again, it goes on.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from tinydet_lite.commands.tables import table as text_table
@@ -51,7 +52,8 @@ def main() -> None:
 
     detector, config = load_detector(args.model, variant=args.variant)
     data = calibration_data(config, args.data)
-    dataset = load_split(data, args.split).subset(args.limit)
+    limit = min((n for n in (args.limit, data.limit) if n is not None), default=None)
+    dataset = load_split(dataclasses.replace(data, limit=limit), args.split)
     size = config.model.input_size
     samples = load_calibration_images(load_split(data, "train"), size, count=args.calibration_images, seed=args.seed)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,8 @@ from tinydet_lite.preprocess import as_rgb_array, resize_to
 from tinydet_tf.data.augment import Sample
 from tinydet_tf.data.labelled import IMAGE_SUFFIXES, OTHER_PICTURES, check_class_names, file_names
 from tinydet_tf.data.locating import pass_over
+from tinydet_tf.data.opening import NextUsable, Skipped, usable_paths
 from tinydet_tf.data.pipeline import image_rows, make_samples, render
-from tinydet_tf.data.skipping import SkipBroken
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,10 +38,22 @@ MIN_AREA, MAX_RATIO = 0.25, 4 / 3
 
 @dataclass(frozen=True)
 class ClassifiedImages:
-    """Files and the class of each, 0..C-1."""
+    """Files and the class of each, 0..C-1. skipped: what is told of those left out; None: none was looked at."""
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
+    skipped: Skipped | None = None
+
+    def usable(self) -> ClassifiedImages:
+        """Those that can be used (opening.py).
+
+        Raises:
+          UserError: too many cannot be used, or none can.
+        """
+        if self.skipped is not None:
+            return self
+        kept, skipped = usable_paths(self.paths, os.path.commonpath(self.paths))
+        return ClassifiedImages(tuple(self.paths[i] for i in kept), tuple(self.labels[i] for i in kept), skipped)
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,10 @@ class ClassFolders:
     class_names: tuple[str, ...]
     train: ClassifiedImages
     val: ClassifiedImages
+
+    def usable(self) -> ClassFolders:
+        """As `ClassifiedImages.usable`, of both splits."""
+        return replace(self, train=self.train.usable(), val=self.val.usable())
 
 
 def read_class_folders(root: Path, *, val_fraction: float | None = None, seed: int = 0) -> ClassFolders:
@@ -153,13 +169,15 @@ def class_batches(
     """Batches for Keras: images uint8 [B, S, S, 3] RGB and one-hot float32 [B, C]; iterating once is one epoch.
 
     Training shuffles, shows a random window of each image (MIN_AREA, MAX_RATIO), mirrors half of them, drops the last,
-    smaller batch, and takes the next image for one that does not decode, with a warning that names it. What happens to
-    an image depends on (seed, epoch, image) alone. Otherwise each image is stretched whole, in order.
+    smaller batch. What happens to an image depends on (seed, epoch, image) alone. Otherwise each image is stretched
+    whole, in order. Images that cannot be used are left out (opening.py); the next image takes the place of one that
+    only turns out damaged when it is decoded.
 
     Raises:
-      UserError: the batch is larger than the split. While iterating: where no image decodes, or one does not and
-        training is off, tf.errors.InvalidArgumentError, whose message has the UserError's line.
+      UserError: the batch is larger than the split, or too many images cannot be used. Where they turn out too many
+        while iterating: tf.errors.InvalidArgumentError, whose message has the UserError's line.
     """
+    images = images.usable()
     if training and batch_size > len(images.paths):
         raise UserError(
             f"--batch-size is {batch_size}, the training split has {len(images.paths)} images; give a smaller one"
@@ -204,8 +222,8 @@ class _Loader:
 
     def __init__(self, images: ClassifiedImages, size: int, *, training: bool) -> None:
         self._images, self._size, self._training = images, size, training
-        what = f"the {len(images.paths)} training images"
-        self._decodable = SkipBroken(self._decoded, len(images.paths), what, skip=training)
+        assert images.skipped is not None
+        self._decodable = NextUsable(self._decoded, images.paths, images.skipped)
 
     def load(self, index: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.int64]:
         pixels, label = self._decodable(int(index))

@@ -4,7 +4,7 @@ N is the number of boxes of one image. Boxes are continuous corners x1, y1, x2, 
 (0 <= x1 < x2 <= width), float32; classes are 0..C-1 in the order of the ascending category ids.
 
 What COCO's json says of an image (width, height, boxes) refers to the pixels that a viewer shows, after the
-orientation that EXIF may ask for; the input pipeline compares these sizes with the decoded image. COCO's own images
+orientation that EXIF may ask for, unless its size is that of the stored pixels alone (opening.py). COCO's own images
 carry no orientation, so the question arises only for other data sets.
 """
 
@@ -28,10 +28,10 @@ from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.metadata import is_label
 from tinydet_tf.commands import command_text
 from tinydet_tf.data.convert import converted_split
-from tinydet_tf.data.image_size import header_size
 from tinydet_tf.data.labelled import ALL, IMAGE_SUFFIXES, OTHER_PICTURES, choose_part, val_indices
 from tinydet_tf.data.layouts import ANY, Located, coco_parts
 from tinydet_tf.data.locating import FileFinder, is_inside, pass_over
+from tinydet_tf.data.opening import Skipped, read_header
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,7 +54,9 @@ _shown.maxstring = _shown.maxlong = _shown.maxother = 80
 class CocoImage:
     """One image and its boxes; the arrays are read-only.
 
+    width, height: 0 where the json says none and the file cannot be read; `opening.usable` leaves such an image out.
     boxes: float32 [N, 4]; classes: int32 [N]; is_crowd: bool [N], boxes around groups, which are not trained on.
+    as_stored: the boxes mean the stored pixels, without the orientation that EXIF asks for.
     """
 
     id: int
@@ -64,6 +66,7 @@ class CocoImage:
     boxes: np.ndarray
     classes: np.ndarray
     is_crowd: np.ndarray
+    as_stored: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +103,8 @@ class CocoDataset:
 
     truth: of all images of the file, also in a subset.
     text_ids: what the file calls the images, by CocoImage.id, where it has ids that are no integers; else empty.
+    left_out: images that `opening.usable` found to be unusable, with their boxes, which are no longer among `images`.
+    skipped: what is told of these and later ones; None: `usable` has not looked at the images.
     """
 
     images: tuple[CocoImage, ...]
@@ -109,6 +114,8 @@ class CocoDataset:
     report: CocoReport
     truth: GroundTruth
     text_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
+    left_out: tuple[CocoImage, ...] = ()
+    skipped: Skipped | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -264,7 +271,8 @@ def load_coco(
     areas = entries.areas(given_boxes)
     measured = (given_boxes[:, 2:] >= 0).all(axis=1)  # nothing can be found in a box that is inside out
 
-    limits = np.tile(sizes, 2)[image_index].astype(np.float64)
+    limits = np.where(sizes > 0, sizes, np.inf)  # what is of no known size is left out later, with its boxes
+    limits = np.tile(limits, 2)[image_index]
     clipped_corners = np.clip(corners, 0.0, limits)
     kept = (clipped_corners[:, 2:] - clipped_corners[:, :2] >= _MIN_SIDE).all(axis=1)
     moved = (np.abs(clipped_corners - corners) > _CLIP_TOLERANCE).any(axis=1)
@@ -638,12 +646,16 @@ def _tell_unlisted(image_dir: Path, finder: FileFinder, paths: list[Path], shari
 
 
 def image_sizes(annotation_file: Path, images: list[dict[str, Any]], paths: list[Path]) -> np.ndarray:
-    """Width and height, from the json or, where it does not say, the file: int64 [images, 2]."""
+    """Width and height, from the json or, where it does not say, the file: int64 [images, 2]; 0 where neither does."""
     sizes = np.empty((len(images), 2), np.int64)
     for index, (entry, path) in enumerate(zip(images, paths, strict=True)):
         width, height = entry.get("width"), entry.get("height")
         if width is None or height is None:
-            width, height = header_size(path)
+            try:
+                width, height = read_header(path).upright
+            except UserError:
+                sizes[index] = 0
+                continue
         for axis, (key, value) in enumerate((("width", width), ("height", height))):
             pixels = _as_int(value)
             if pixels is None or not 1 <= pixels <= _MAX_SIDE:

@@ -33,11 +33,11 @@ from PIL import Image
 
 from tinydet_lite.boxes import to_inclusive
 from tinydet_lite.errors import UserError
-from tinydet_lite.preprocess import as_rgb_array, resize_to
+from tinydet_lite.preprocess import resize_to
 from tinydet_tf.config import AUGMENTATIONS
 from tinydet_tf.data.augment import FILL_RGB, Sample, expand, min_iou_crop, photometric, whole_window
 from tinydet_tf.data.coco import CocoDataset, CocoImage
-from tinydet_tf.data.skipping import SkipBroken
+from tinydet_tf.data.opening import NextUsable, load_pixels, usable
 from tinydet_tf.data.small_objects import mosaic_of, paste_copies
 
 Stage = Callable[[Sample], Sample]
@@ -64,10 +64,11 @@ def build_pipeline(
 ) -> tf.data.Dataset:
     """Batches of images and ground truth; iterating once is one epoch.
 
-    Training shuffles the indices of all images anew every epoch, flips, and replaces an image that does not decode by
-    the next one in the file that does (the epoch keeps its length), with one warning for each. Otherwise the order is
-    the file's and such an image raises. The order and the flips of epoch e depend on (seed, e) alone, whatever the
-    number of parallel calls; each iteration of the returned object counts as the next epoch.
+    Images that cannot be used are left out beforehand (opening.py). Training shuffles the indices of the others anew
+    every epoch, flips, and replaces an image that only now turns out damaged by the next one in the file (the epoch
+    keeps its length), with one warning for each. Otherwise the order is the file's and such an image raises. The order
+    and the flips of epoch e depend on (seed, e) alone, whatever the number of parallel calls; each iteration of the
+    returned object counts as the next epoch.
 
     Args:
         dataset: what `load_coco` gives.
@@ -93,10 +94,12 @@ def build_pipeline(
         least 1. Its cardinality is known.
 
     Raises:
-        UserError: an argument is out of range, or the batch is larger than the data set. While iterating: where no
-            image decodes, or one does not and training is off, tf.errors.InvalidArgumentError, whose message has the
-            UserError's line (tf.data has no way to pass an exception on).
+        UserError: an argument is out of range, the batch is larger than the data set, or too many images cannot be
+            used. While iterating: where these turn out too many, or one does and training is off,
+            tf.errors.InvalidArgumentError, whose message has the UserError's line (tf.data has no way to pass an
+            exception on).
     """
+    dataset = usable(dataset)
     num_images = len(dataset)
     for name, value, least in (
         ("input_size", input_size, 1),
@@ -147,6 +150,7 @@ def make_stages(
     cache: bool = False,
 ) -> dict[str, Stage]:
     """The stages by name, in the order they run; the arguments are those of `build_pipeline`."""
+    dataset = usable(dataset)
     box_rows, crowd_rows = _padded_sizes(dataset)
     loader = _Loader(dataset, skip_broken=training, cached_size=input_size if cache else None)
     stages: dict[str, Stage] = {"load": loader.load}
@@ -314,20 +318,11 @@ def load_arrays(image: CocoImage) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     """Decode one image: pixels uint8 [H, W, 3], inclusive boxes [n, 4], classes [n], inclusive crowd boxes [k, 4].
 
     Raises:
-        UserError: it does not decode, or has another size than the json says. Boxes are not adapted to the other size:
-            after a rotation that the json does not know of, every box would be wrong.
+        UserError: it cannot be used, see `load_pixels`.
     """
-    pixels = as_rgb_array(image.path)
-    height, width = pixels.shape[:2]
-    if (width, height) != (image.width, image.height):
-        raise UserError(
-            f"{image.path} decodes to {width}x{height} pixels, but its json says {image.width}x{image.height}"
-            + (" (EXIF orientation?)" if (height, width) == (image.width, image.height) else "")
-            + "; correct the json's width, height and boxes, or the image"
-        )
     real = ~image.is_crowd
     return (
-        pixels,
+        load_pixels(image.path, image.width, image.height, as_stored=image.as_stored),
         to_inclusive(image.boxes[real]),
         image.classes[real],
         to_inclusive(image.boxes[image.is_crowd]),
@@ -363,14 +358,16 @@ def _padded_sizes(dataset: CocoDataset) -> tuple[int, int]:
 class _Loader:
     """The first stage: makes a sample from an index.
 
-    skip_broken: the next image takes the place of one that does not decode (skipping.py).
+    dataset: what `usable` gives.
+    skip_broken: the next image takes the place of one that turns out damaged.
     cached_size: side in pixels; the loader then keeps images of this size in memory and gives resized samples.
     """
 
     def __init__(self, dataset: CocoDataset, *, skip_broken: bool, cached_size: int | None) -> None:
         self._images = dataset.images
-        what = f"the {len(dataset)} images of {dataset.annotation_file}"
-        self._decodable = SkipBroken(self._cached, len(dataset), what, skip=skip_broken)
+        assert dataset.skipped is not None
+        paths = [image.path for image in dataset.images]
+        self._decodable = NextUsable(self._cached, paths, dataset.skipped) if skip_broken else self._cached
         self._cached_size = cached_size
         self._cache: dict[int, tuple[np.ndarray, ...]] = {}
 

@@ -14,6 +14,7 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.config import DIGITS, Config, DataConfig
 from tinydet_tf.data.coco import CocoDataset, load_coco, locate_split
 from tinydet_tf.data.digits import CLASS_NAMES, digits_folder
+from tinydet_tf.data.opening import usable
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,11 +54,11 @@ def described(data: DataConfig) -> str:
 
 
 def load_split(data: DataConfig, split: str) -> CocoDataset:
-    """The "train", "val" or "test" split that a configuration names, or "all" of a set without splits; the embedded
-    digits where it names none.
+    """The images that can be used (opening.py) of the split "train", "val" or "test" that a configuration names, or of
+    "all" of a set without splits; of the embedded digits where it names none.
 
     Raises:
-      UserError: a file that is missing or wrong.
+      UserError: a file that is missing or wrong, or too many images that cannot be used.
     """
     data = named(data)
     jsons = {"train": (data.train_json, data.train_images), "val": (data.val_json, data.val_images)}
@@ -82,7 +83,7 @@ def load_split(data: DataConfig, split: str) -> CocoDataset:
         raise UserError(f"there is no {split} split: the data is given by jsons for train and val; give --data DIR")
     else:
         raise UserError(f"--{split}-json is missing; give --{split}-json and --{split}-images too")
-    return dataset.subset(data.limit) if data.limit is not None else dataset
+    return usable(dataset.subset(data.limit))
 
 
 def preparation(data: DataConfig) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from tinydet_lite.errors import UserError, os_reason
-from tinydet_tf.data.image_size import header_size
 from tinydet_tf.data.labelled import (
     ALL,
     IMAGE_SUFFIXES,
@@ -34,6 +33,7 @@ from tinydet_tf.data.labelled import (
 )
 from tinydet_tf.data.layouts import entries, split_of, subfolder
 from tinydet_tf.data.locating import FileFinder, StemFinder, pass_over, some
+from tinydet_tf.data.opening import Skipped, read_header
 
 _LOG = logging.getLogger(__name__)
 
@@ -179,14 +179,22 @@ class VocFolder:
         index = {name: position for position, name in enumerate(self.class_names)}
         shift = self._first_pixel
         images = []
+        lost = 0
+        skipped = Skipped(len(paths), f"the {split} split of {self.source}")
         for stem, path in paths.items():
             annotation = annotations[stem]
-            width, height = annotation.size or header_size(path)
+            try:
+                width, height = annotation.size or read_header(path).upright
+            except UserError as error:
+                skipped.note(path, error)
+                lost += len(annotation.objects)
+                continue
             boxes = tuple(
                 LabelledBox(index[o.name], o.corners[0] - shift, o.corners[1] - shift, *o.corners[2:], o.difficult)
                 for o in annotation.objects
             )
             images.append(LabelledImage(path, width, height, boxes))
+        skipped.tell(objects=lost)
         return images
 
     def _read_lists(self) -> dict[str, dict[str, int]]:

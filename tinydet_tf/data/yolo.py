@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.data.image_size import header_size
 from tinydet_tf.data.labelled import (
     ALL,
     IMAGE_SUFFIXES,
@@ -37,6 +36,7 @@ from tinydet_tf.data.labelled import (
 )
 from tinydet_tf.data.layouts import entries, split_of, subfolder
 from tinydet_tf.data.locating import FileFinder, StemFinder, is_path, pass_over, some
+from tinydet_tf.data.opening import Skipped, read_header
 
 _LOG = logging.getLogger(__name__)
 
@@ -163,6 +163,8 @@ class YoloFolder:
                 f"expected for instance {self._label_folder(paths[0].parent) / f'{paths[0].stem}.txt'}"
             )
         self._tell(split, labels_of)
+        lost = 0
+        skipped = Skipped(len(paths), f"the {split} split of {self.source}")
         for path, label_path in labels_of.items():
             labels = _read_labels(label_path) if label_path else []
             for label in labels:
@@ -171,11 +173,17 @@ class YoloFolder:
                         f"{label_path}:{label.line} has class {label.class_index}, but {self.source} has "
                         f"{len(self.class_names)} classes, 0 to {len(self.class_names) - 1}"
                     )
-            width, height = header_size(path)
+            try:
+                width, height = read_header(path).upright
+            except UserError as error:
+                skipped.note(path, error)
+                lost += len(labels)
+                continue
             boxes = tuple(
                 LabelledBox(e.class_index, e.x1 * width, e.y1 * height, e.x2 * width, e.y2 * height) for e in labels
             )
             images.append(LabelledImage(path, width, height, boxes))
+        skipped.tell(objects=lost)
         return images
 
     def _configured_splits(self, settings: dict[Any, Any]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ keeps enough of each tensor for every method.
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import json
 import logging
@@ -24,6 +25,7 @@ from tinydet_lite.files import atomic_write
 from tinydet_lite.preprocess import resize_to
 from tinydet_tf.config import Config, DataConfig
 from tinydet_tf.data.coco import CocoDataset, CocoImage
+from tinydet_tf.data.opening import usable
 from tinydet_tf.data.pipeline import load_arrays
 from tinydet_tf.data.splits import data_of
 
@@ -86,6 +88,8 @@ def load_calibration_images(
 ) -> CalibrationImages:
     """Chooses images of a data set and prepares them exactly as tinydet_lite does.
 
+    Another image is taken in place of one that cannot be used (data/opening.py).
+
     Args:
       dataset: usually the training split.
       input_size: S of the model.
@@ -93,23 +97,42 @@ def load_calibration_images(
       seed: of the choice.
 
     Raises:
-      UserError: no images are there or asked for, or one does not decode.
+      UserError: no images are there or asked for, or too many cannot be used.
     """
     if count < 1:
         raise UserError(f"{count} calibration images came; expected at least 1")
     if not dataset.images:
         raise UserError(f"{dataset.annotation_file} has no images to calibrate with; give --data with images")
+    dataset = usable(dataset)
     if len(dataset) < count:
         _LOG.warning("%d calibration images were asked for, the data has %d", count, len(dataset))
-    chosen: list[CocoImage] = [dataset.images[index] for index in choose(len(dataset), count, seed)]
-    images = np.stack([resize_to(load_arrays(image)[0], input_size) for image in chosen])
+    chosen, images = _chosen(dataset, input_size, choose(len(dataset), count, seed).tolist())
     return CalibrationImages(
-        images=images,
+        images=np.stack(images),
         image_ids=tuple(image.id for image in chosen),
         files=tuple(image.path.name for image in chosen),
         source=f"{len(chosen)} of {len(dataset)} images of {dataset.annotation_file.name}",
         seed=seed,
     )
+
+
+def _chosen(dataset: CocoDataset, input_size: int, indices: list[int]) -> tuple[list[CocoImage], list[np.ndarray]]:
+    """The images at `indices`, uint8 [S, S, 3]; for one that turns out damaged the next that was not chosen."""
+    assert dataset.skipped is not None
+    spare = sorted(set(range(len(dataset))) - set(indices))
+    chosen, images = [], []
+    while indices:
+        index = indices.pop(0)
+        image = dataset.images[index]
+        try:
+            images.append(resize_to(load_arrays(image)[0], input_size))
+            chosen.append(image)
+        except UserError as error:
+            dataset.skipped.skip(image.path, error)
+            if spare:
+                place = bisect.bisect(spare, index) % len(spare)
+                indices.insert(0, spare.pop(place))
+    return chosen, images
 
 
 def calibration_data(config: Config, root: str | None = None) -> DataConfig:

@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 def keep_ranges(folder: Path, train_data: CocoDataset) -> None:
     """Measures the ranges of a run's best weights and writes them into its folder.
 
-    Where an image does not decode it warns instead: the run is done, and its export can still be calibrated.
+    Where the images cannot be used any more it warns instead: the run is done, and its export can still be calibrated.
 
     Raises:
       UserError: the folder cannot be written.

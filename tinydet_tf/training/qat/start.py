@@ -11,10 +11,7 @@ from typing import Any
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import Config, load_config
 from tinydet_tf.training.qat.fake_quantization import load_tfmot
-from tinydet_tf.weights import CONFIG, Initialized, read_config, weights_file
-
-#: Values of the architecture that may differ from those the weights were trained with: no weight depends on them.
-_FREE = ("nms_pre_test", "proposals_test", "proposal_nms_iou")
+from tinydet_tf.weights import CONFIG, Initialized, other_settings, read_config, weights_file
 
 
 def qat_config(init: Any, *, other_data: bool = False) -> Config:
@@ -93,10 +90,5 @@ def check_qat_weights(config: Config, result: Initialized, init: Any) -> None:
     if trained.class_names and trained.class_names != config.class_names:
         ours, theirs = (", ".join(c.class_names[:3]) + ", ..." for c in (config, trained))
         raise UserError(f"{init} does not match: trained on the classes {theirs}; the data has {ours}; {remedy}")
-    different = [
-        name
-        for name, value in dataclasses.asdict(trained.model).items()
-        if value != getattr(config.model, name) and name not in _FREE
-    ]
-    if different:
-        raise UserError(f"{init} does not match: another model.{different[0]}; {remedy}")
+    for name, (theirs, ours) in other_settings(trained.model, config.model).items():
+        raise UserError(f"{init} does not match: trained with model.{name}={theirs}, here it is {ours}; {remedy}")

@@ -89,7 +89,6 @@ class CocoValidation(keras.callbacks.Callback):
             self._detect,
             self._class_names,
             self._data,
-            skip_broken=True,
             part=slice(index, None, workers),
             gather=lambda rows: gather_rows(rows, self._strategy),
         )

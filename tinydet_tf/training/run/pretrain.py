@@ -54,6 +54,11 @@ class Recipe:
             if not (value > 0 if positive else value >= 0) or not math.isfinite(value):
                 option = "--" + name.replace("_", "-")
                 raise UserError(f"{option} is {value}; it must be {'positive' if positive else 'zero or more'}")
+        if self.learning_rate < self.final_learning_rate:
+            raise UserError(
+                f"--learning-rate is {self.learning_rate:g}, below the {self.final_learning_rate:g} that it falls to; "
+                "give a higher one"
+            )
 
 
 def pretrain(
@@ -73,11 +78,12 @@ def pretrain(
       The entry of metrics.json's history with the best val_accuracy.
 
     Raises:
-      UserError: a size that does not fit, a folder that is taken or cannot be written, an image of the validation split
-        that does not decode, or a loss that is no number. A run that has not finished an epoch by then leaves nothing.
+      UserError: a size that does not fit, a folder that is taken or cannot be written, too many images that cannot be
+        used, or a loss that is no number. A run that has not finished an epoch by then leaves nothing.
     """
     model = replace(config.model, input_size=input_size)
     _check_folder(folder)
+    data = data.usable()
     keras.utils.set_random_seed(recipe.seed)
     num_classes = len(data.class_names)
     train, val = (
@@ -92,9 +98,6 @@ def pretrain(
         )
         for images in (data.train, data.val)
     )
-    with one_line():
-        for _ in val:  # an image that does not decode should come to light now, not after the first epoch
-            pass
     detector = TinyDet(model, 1)
     network = classifier(detector, num_classes, dropout=recipe.dropout)
     steps = len(data.train.paths) // recipe.batch_size * recipe.epochs

@@ -59,7 +59,7 @@ from tinydet_tf.training.run.folder import (
 from tinydet_tf.training.run.precision import check_precision
 from tinydet_tf.training.run.schedule import WarmupCosine
 from tinydet_tf.training.step.trainer import Batch, Trainer
-from tinydet_tf.weights import BEST, LAST, Initialized, initialize, save_weights, with_classes
+from tinydet_tf.weights import BEST, LAST, Initialized, initialize, placeholder_names, save_weights, with_classes
 
 _LOG = logging.getLogger(__name__)
 
@@ -233,7 +233,7 @@ class TrainingRun:
             started = initialize(detector, self.init, variant=config.variant)
             if recipe.qat:
                 check_qat_weights(config, started, self.init)
-            report_start(started, self.init)
+            report_start(started, self.init, config.class_names)
         copy = PlainCopy(detector, self.strategy, averaged=recipe.ema is not None)
         if not recipe.qat:
             return Networks(detector, copy, trained=detector, measured=copy.detector)
@@ -367,13 +367,35 @@ def add_in_order() -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-def report_start(result: Initialized, init: Path) -> None:
-    """Logs which layers a run does not start from its --init."""
+def report_start(result: Initialized, init: Path, class_names: tuple[str, ...]) -> None:
+    """Logs which layers a run does not start from its --init, and what it was trained with that is otherwise here."""
     count = len(result.taken) + len(result.left)
-    _LOG.info("%d of %d layers start from %s", len(result.taken), count, init)
+    different = [f"model.{name} {_plain(theirs)} (here {_plain(ours)})"
+                 for name, (theirs, ours) in result.different.items()]  # fmt: skip
+    named = result.class_names not in ((), placeholder_names(len(result.class_names)))
+    if "rcnn_score" in result.taken and named and result.class_names != class_names:
+        theirs, ours = (_few(names) for names in (result.class_names, class_names))
+        different.append(f"classes {theirs} (here {ours})")
+    if different:
+        _LOG.warning(
+            "%d of %d layers start from %s, which was trained with other settings: %s; under these its weights mean "
+            "something else, which training has to mend",
+            len(result.taken), count, init, ", ".join(different),
+        )  # fmt: skip
+    else:
+        _LOG.info("%d of %d layers start from %s", len(result.taken), count, init)
     if result.left:
         shown = ", ".join(result.left[:8]) + (f" and {len(result.left) - 8} more" if len(result.left) > 8 else "")
         _LOG.info("not in it, or of another shape, and therefore fresh: %s", shown)
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _plain(value: Any) -> str:
+    """A value as YAML has it."""
+    return str(list(value) if isinstance(value, tuple) else value).lower()
 
 
 #: TensorFlow's words for the operating system's errors ENOSPC, EDQUOT and EFBIG.
