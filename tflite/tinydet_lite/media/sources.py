@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Protocol
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..errors import UserError, os_reason
 from ..preprocess import as_rgb_array
-from .opencv import Capture
+from .opencv import Capture, LiveCapture
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".h264", ".ts", ".wmv")
@@ -43,23 +43,42 @@ _RETRIES = 5
 _RETRY_PAUSE = 2.0
 
 
-@dataclass(frozen=True, eq=False)
 class Frame:
     """A picture.
 
     Attributes:
         name: of its file, or of the video or camera.
         index: its number in the source, from 0; what could not be read counts.
-        pixels: uint8 [H, W, 3], RGB, upright.
         time: seconds since the source's first frame; None for image files.
         arrived: time.perf_counter() when it was there.
     """
 
-    name: str
-    index: int
-    pixels: NDArray[np.uint8]
-    time: float | None = None
-    arrived: float = field(default_factory=perf_counter)
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        pixels: NDArray[np.uint8] | Callable[[], NDArray[np.uint8]],
+        time: float | None = None,
+        arrived: float | None = None,
+    ) -> None:
+        """Take a picture.
+
+        Args:
+            pixels: uint8 [H, W, 3], RGB, upright; or what gives them, called when they are first wanted.
+            arrived: None for now.
+        """
+        self.name = name
+        self.index = index
+        self.time = time
+        self.arrived = perf_counter() if arrived is None else arrived
+        self._pixels = pixels
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3], RGB, upright."""
+        if not isinstance(self._pixels, np.ndarray):
+            self._pixels = self._pixels()
+        return self._pixels
 
 
 @dataclass(frozen=True)
@@ -250,7 +269,7 @@ class Camera:
     def __init__(
         self,
         given: str,
-        open_capture: Callable[[str | int], Capture] = Capture,
+        open_capture: Callable[[str | int], LiveCapture] = LiveCapture,
         retries: int = _RETRIES,
         pause: float = _RETRY_PAUSE,
     ) -> None:
