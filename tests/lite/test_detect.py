@@ -21,7 +21,7 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import append_metadata
 
 from .conftest import scene_boxes
-from .test_sources import FakeCapture
+from .test_sources import FakeCapture, served
 from .videos import moving_block, read_video, write_video
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -77,6 +77,38 @@ def test_folder_is_sorted_not_recursive_and_nothing_overwrites(model_path, scene
     told = capsys.readouterr().out
     assert told.count(": 2 objects (1 red thing, 1 blue thing), ") == len(files)
     assert f"{len(files)} pictures in " in told
+
+
+def test_what_a_folder_holds_beside_its_images_is_told(model_path, scene, tmp_path, capsys):
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(scene).save(source / "p0.jfif", "JPEG", quality=95)
+    (source / "p1.heic").write_bytes(b"a picture")
+    main(["--model", str(model_path), "--source", str(source), "--output", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert out.startswith("p0.jfif: 2 objects")
+    assert out.endswith("passed over: 1 file (.heic)\n")
+    assert sorted(os.listdir(tmp_path / "out")) == ["detections.json", "p0_detected.jpg"]
+
+
+def test_the_picture_of_a_url(model_path, scene, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    Image.fromarray(scene).save(tmp_path / "a b.png")
+    with served({"/a%20b.png": (200, {"Content-Type": "image/png"}, (tmp_path / "a b.png").read_bytes())}) as (
+        host,
+        asked,
+    ):
+        for url in (f"http://{host}/a%20b.png", f"file://{tmp_path}/a%20b.png"):
+            out = tmp_path / url[:4]
+            main(["--model", str(model_path), "--source", url, "--output", str(out), "--format", "json", "yolo"])
+            (image,) = json.loads((out / "detections.json").read_text())["images"]
+            assert image["file"] == "a b.png"
+            assert [found["box"] for found in image["detections"]] == scene_boxes().tolist()
+            assert sorted(os.listdir(out)) == ["a b_detected.png", "detections.json", "labels"]
+        assert len(asked) == 1
+        url = f"http://{host}/b.png"
+        assert "the server answers 404" in _fails(capsys, model_path, url, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_threshold(model_path, scene, tmp_path, capsys):

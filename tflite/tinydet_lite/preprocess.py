@@ -9,6 +9,7 @@ nearest neighbour. Colour profiles are ignored, as COCO's published results igno
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -54,23 +55,32 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         UserError: no such file, not a picture, truncated or otherwise damaged, or too large to decode safely.
     """
     file = Path(path)
+    return _load(file, str(file))
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """As `load_image`, of a file's bytes; `name` is for messages."""
+    return _load(io.BytesIO(data), name)
+
+
+def _load(file: Path | io.BytesIO, name: str) -> Image.Image:
     try:
         with Image.open(file, formats=FORMATS) as image:
-            return _upright_rgb(image, str(file))
+            return _upright_rgb(image, name)
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"{file}: no such image file") from error
+        raise UserError(f"{name}: no such image file") from error
     except IsADirectoryError as error:
-        raise UserError(f"{file} is a folder; an image file was expected") from error
+        raise UserError(f"{name} is a folder; an image file was expected") from error
     except PermissionError as error:
-        raise UserError(f"{file}: {os_reason(error)}") from error
+        raise UserError(f"{name}: {os_reason(error)}") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{file} is not an image; expected one of {', '.join(FORMATS)}") from error
+        raise UserError(f"{name} is not an image; expected one of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise UserError(_bomb_message(str(file))) from error
+        raise UserError(_bomb_message(name)) from error
     except _DECODE_ERRORS as error:
-        raise UserError(_damaged_message(str(file), error)) from error
+        raise UserError(_damaged_message(name, error)) from error
 
 
 def as_rgb_array(image: ImageSource) -> NDArray[np.uint8]:

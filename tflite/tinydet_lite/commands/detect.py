@@ -77,7 +77,7 @@ def _detect(arguments: argparse.Namespace) -> None:
         raise UserError(f"--max-frames {arguments.max_frames} came; expected at least 1")
     tiles = tile_arguments(arguments)
     source = open_source(arguments.source)
-    folder = _check_output(arguments.output, Path(arguments.source))
+    folder = _check_output(arguments.output, source)
     if arguments.model is None:
         arguments.model = DIGITS
         print(WITHOUT_MODEL)
@@ -124,6 +124,8 @@ def _detect(arguments: argparse.Namespace) -> None:
         progress.finish(source.live)
         if meter.frames:
             print(f"wrote {_listed([output.said for output in outputs])} to {printable(str(folder))}")
+        if isinstance(source, ImageFiles) and source.passed_over:
+            print(printable(source.passed_over))
     stop.pass_on()
     if lost:
         raise UserError(_loss(source, lost, meter.frames, folder))
@@ -146,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         "--source",
         required=True,
         metavar="SOURCE",
-        help="an image; a folder, whose images are all taken; a video; a camera: its number, /dev/videoN or a URL "
-        "(rtsp://, http://, ...)",
+        help="an image, also http(s)://.../a.jpg; a folder, whose images are all taken; a video; a camera: its number, "
+        "/dev/videoN or a URL (rtsp://, http://, ...)",
     )
     parser.add_argument("--output", default="detections", metavar="DIR", help="where to write (default: %(default)s)")
     parser.add_argument(
@@ -174,20 +176,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_output(given: str, source: Path) -> Path:
+def _check_output(given: str, source: Source) -> Path:
     if not given:
         raise UserError("--output is empty; give a folder ('.' for this one)")
     output = Path(given)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {given} is a file; give a folder")
-    if source.is_dir() and output.is_dir() and output.samefile(source):
+    sources = source.folder if isinstance(source, ImageFiles) else None
+    if sources is not None and output.is_dir() and output.samefile(sources):
         # The next run would take the annotated pictures for sources.
         raise UserError(f"--output {given} is the folder of the sources; give another one")
     return output
 
 
 def _outputs(arguments: argparse.Namespace, source: Source, folder: Path, detector: Detector) -> list[_Output]:
-    names = [path.name for path in source.paths] if isinstance(source, ImageFiles) else None
+    names = source.names
     outputs = []
     # Numbers before pictures: they are on the disk first.
     for name in dict.fromkeys(arguments.format):

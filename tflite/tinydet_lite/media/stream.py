@@ -1,4 +1,4 @@
-"""Frames through a detector: the next one is read in another thread while the network works; one of a file is resized too.
+"""Frames through a detector: the next one is read in another thread while the network works.
 
 Frames: uint8 RGB [H, W, 3].
 """

@@ -29,10 +29,8 @@ from ..errors import UserError, os_reason
 from ..files import atomic_path, atomic_write, check_target
 from .drawing import draw
 from .opencv import Mp4, count_frames
+from .sources import JPEG_EXTENSIONS
 from .stream import Result
-
-# Pictures of these stay JPEG; what was lossless becomes PNG.
-JPEG_EXTENSIONS = (".jpg", ".jpeg")
 
 # Without the room for its index a video is lost as a whole: better stop while there is some.
 _RESERVE_BYTES = 16 << 20
@@ -65,6 +63,7 @@ def make_folder(folder: Path) -> None:
 
 def drawn_names(names: Sequence[str]) -> list[str]:
     """A name for each picture's annotated one, no two the same, not even where case does not count."""
+    # A JPEG stays one; what was lossless becomes PNG.
     ends = [".jpg" if Path(name).suffix.lower() in JPEG_EXTENSIONS else ".png" for name in names]
     return _unique_names(names, ends, "_detected")
 
