@@ -242,6 +242,102 @@ def test_all_formats_of_images(model_path, scene, tmp_path):
     assert [[float(row[side]) for side in ("x1", "y1", "x2", "y2")] for row in rows] == scene_boxes().tolist()
 
 
+ALL = ["--format", "json", "coco", "yolo", "csv"]
+
+
+def _tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def pictures(scene, tmp_path):
+    """Two in a folder; nothing is found in the second."""
+    source = tmp_path / "set" / "images"
+    source.mkdir(parents=True)
+    Image.fromarray(scene).save(source / "a.jpg", quality=95)
+    Image.fromarray(np.zeros_like(scene)).save(source / "b.png")
+    return source
+
+
+def test_a_second_run_replaces_the_first(model_path, pictures, tmp_path):
+    out = tmp_path / "out"
+    first = ["--model", str(model_path), "--source", str(pictures), "--output", str(out), *ALL]
+    main([*first, "--threshold", "0.95"])
+    assert (out / "labels" / "a.txt").read_bytes() == b""
+    main(first)
+    main(first)
+    assert (out / "labels" / "a.txt").read_bytes().count(b"\n") == 2
+    assert {"a_detected.jpg", "b_detected.png", "coco.json", "detections.csv", "detections.json"} < set(os.listdir(out))
+    # Of a single picture in which nothing is found, too.
+    alone = ["--model", str(model_path), "--source", str(pictures / "b.png"), "--output", str(tmp_path / "alone"), *ALL]
+    main(alone)
+    main(alone)
+
+
+def test_a_second_run_of_a_video_replaces_the_first(model_path, tmp_path):
+    path = write_video(tmp_path / "clip.avi", [moving_block(index) for index in range(4)])
+    arguments = ["--model", str(model_path), "--source", str(path), "--output", str(tmp_path / "out"), *ALL]
+    main(arguments)
+    main(arguments)
+    assert len(read_video(tmp_path / "out" / "clip_detected.mp4")[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels/a.txt", b"0 0.500000 0.500000 0.250000 0.250000\n"),
+        ("labels/a.txt", b"0 0.5 0.5 0.25 0.25 0.9\n"),  # another tool's predictions
+        ("labels/b.txt", b"0 0.1 0.1 0.2 0.1 0.2 0.2\n"),
+        ("coco.json", b'{"images": [], "annotations": [], "categories": []}'),
+        ("coco.json", b"[]"),
+        ("detections.json", b'{"images": []}'),
+        ("detections.csv", b"file,x1,y1,x2,y2,class\na.jpg,1,2,3,4,cat\n"),
+        ("a_detected.jpg", b"a picture of somebody's"),
+        ("b_detected.png", b""),
+    ],
+)
+def test_what_is_not_ours_is_not_replaced(model_path, pictures, capsys, name, content):
+    out = pictures.parent
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_bytes(content)
+    before = _tree(out)
+    told = _fails(capsys, model_path, pictures, out, *ALL)
+    assert f"{out / name} would be replaced, and detect has not written it" in told
+    assert _tree(out) == before
+    # What it would not touch does not matter.
+    main(["--model", str(model_path), "--source", str(pictures), "--output", str(out / "new"), *ALL])
+
+
+def test_hand_made_labels_of_pictures_without_objects_are_not_replaced(model_path, pictures, capsys):
+    out = pictures.parent
+    (out / "labels").mkdir()
+    (out / "labels" / "b.txt").write_bytes(b"")
+    (out / "labels" / "c.txt").write_bytes(b"0 0.5 0.5 0.25 0.25\n")
+    assert "b.txt would be replaced" in _fails(capsys, model_path, pictures / "b.png", out, "--format", "yolo")
+    # A picture beside them that has no label yet gets one.
+    main(["--model", str(model_path), "--source", str(pictures / "a.jpg"), "--output", str(out), "--format", "yolo"])
+
+
+def test_a_label_that_was_corrected_by_hand_is_not_replaced(model_path, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(["--model", str(model_path), "--source", str(pictures), "--output", str(out), *ALL])
+    label = out / "labels" / "a.txt"
+    label.write_text("\n".join(line.rpartition(" ")[0] for line in label.read_text().splitlines()))
+    assert f"{label} would be replaced" in _fails(capsys, model_path, pictures, out, *ALL)
+
+
+@pytest.mark.parametrize("name", ["labels/clip_000002.txt", "detections.jsonl", "clip_detected.mp4"])
+def test_what_is_not_ours_is_not_replaced_by_a_video(model_path, tmp_path, capsys, name):
+    path = write_video(tmp_path / "clip.avi", [moving_block(index) for index in range(4)])
+    foreign = tmp_path / "out" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"0 0.5 0.5 0.25 0.25\n")
+    assert f"{foreign} would be replaced" in _fails(
+        capsys, model_path, path, tmp_path / "out", "--format", "yolo", "json"
+    )
+    assert _tree(tmp_path / "out") == {name: b"0 0.5 0.5 0.25 0.25\n"}
+
+
 def test_video(model_path, tmp_path, capsys):
     """Odd sizes too: the mp4 is rounded up to even ones, the numbers are the source's."""
     pixels = [moving_block(index, 129, 97)[:, :129] for index in range(30)]

@@ -87,6 +87,12 @@ def _detect(arguments: argparse.Namespace) -> None:
     class_ids = None if arguments.classes is None else class_ids_of(arguments.classes, model.labels)
     detector: AnyDetector = model if tiles is None else TiledDetector(model, **tiles)
     outputs = _outputs(arguments, source, folder, model)
+    for output in outputs:
+        foreign = output.writer.foreign()
+        if foreign is not None:
+            raise UserError(
+                f"{foreign} would be replaced, and detect has not written it; give another --output, or move it away"
+            )
 
     meter = Meter()
     progress = Progress(meter, source.still, source.count)
@@ -199,7 +205,7 @@ def _outputs(arguments: argparse.Namespace, source: Source, folder: Path, detect
             coco = CocoResults(_checked(folder / COCO_NAME), detector.info.category_ids, ids)
             outputs.append(_Output(coco, COCO_NAME))
         elif name == "yolo":
-            outputs.append(_Output(YoloLabels(folder / YOLO_NAME, names), f"{YOLO_NAME}/*.txt"))
+            outputs.append(_Output(YoloLabels(folder / YOLO_NAME, names, source.name), f"{YOLO_NAME}/*.txt"))
         elif name == "csv":
             outputs.append(_Output(CsvTable(_checked(folder / CSV_NAME)), CSV_NAME))
         elif names is None:
