@@ -18,6 +18,7 @@ from tinydet_lite.cli import run
 from tinydet_lite.commands.detect import main
 from tinydet_lite.commands.progress import Progress
 from tinydet_lite.errors import UserError
+from tinydet_lite.media import fonts
 from tinydet_lite.metadata import append_metadata
 
 from .conftest import scene_boxes
@@ -561,6 +562,31 @@ def test_names_that_the_terminal_cannot_print(flatbuffer, info, scene, tmp_path)
     assert b"\x1b" not in done.stdout + done.stderr
     found = json.loads((out / "detections.json").read_text())["images"][0]["detections"]
     assert [one["name"] for one in found] == [labels[0], labels[2]]
+
+
+def test_letters_that_no_font_has_are_told(flatbuffer, info, scene, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fonts, "system_fonts", lambda: ())
+    fonts._font_for.cache_clear()
+    model = tmp_path / "letters.tflite"
+    model.write_bytes(append_metadata(flatbuffer, info, ("\u7ea2", "green", "\u7eff")))
+    Image.fromarray(scene).save(tmp_path / "x.png")
+    arguments = ["--model", str(model), "--source", str(tmp_path / "x.png"), "--output", str(tmp_path / "out")]
+    main(arguments)
+    assert capsys.readouterr().err == (
+        "note: no font here has all letters of '\u7ea2', '\u7eff'; '\u7ea2' is drawn as \\u7ea2; --font FILE takes one "
+        "that has them\n"
+    )
+    for quiet in (["--no-drawn"], ["--classes", "green"]):
+        main([*arguments, *quiet])
+        assert capsys.readouterr().err == ""
+    fonts._font_for.cache_clear()
+    (tmp_path / "no.ttf").write_bytes(b"no font")
+    told = _fails(capsys, model, tmp_path / "x.png", tmp_path / "none", "--font", str(tmp_path / "no.ttf"))
+    assert "no.ttf: cannot be used as a font" in told
+    matplotlib = pytest.importorskip("matplotlib")
+    font = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    main([*arguments, "--font", font])
+    assert f"note: {font} lacks letters of '\u7ea2', '\u7eff'; " in capsys.readouterr().err
 
 
 def test_wrong_models(flatbuffer, model_path, scene, tmp_path, capsys):

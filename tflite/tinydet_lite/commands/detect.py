@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..files import check_target
 from ..guard.trial import try_model
 from ..media.classes import class_ids_of
+from ..media.fonts import check_font, font_for, unwritable, written
 from ..media.sources import ImageFiles, Problem, Source, open_source
 from ..media.stream import AnyDetector, Meter, detect_frames
 from ..media.writers import (
@@ -42,6 +43,7 @@ JSON_LINES_NAME = "detections.jsonl"
 COCO_NAME = "coco.json"
 CSV_NAME = "detections.csv"
 YOLO_NAME = "labels"
+_LABELS_TOLD = 5
 WITHOUT_MODEL = (
     "No --model given: TinyDet-S for handwritten digits, which comes with tinydet-lite. --model X.tflite takes yours."
 )
@@ -76,6 +78,8 @@ def _detect(arguments: argparse.Namespace) -> None:
     if arguments.max_frames is not None and arguments.max_frames < 1:
         raise UserError(f"--max-frames {arguments.max_frames} came; expected at least 1")
     tiles = tile_arguments(arguments)
+    if arguments.font is not None:
+        check_font(arguments.font)
     source = open_source(arguments.source)
     folder = _check_output(arguments.output, source)
     if arguments.model is None:
@@ -96,6 +100,9 @@ def _detect(arguments: argparse.Namespace) -> None:
 
     meter = Meter()
     progress = Progress(meter, source.still, source.count)
+    if not arguments.no_drawn:
+        labels = model.labels if class_ids is None else [model.labels[class_id] for class_id in class_ids]
+        _tell_unwritable(unwritable(dict.fromkeys(labels), arguments.font), arguments.font, progress)
     lost = 0
     with StopSignals() as stop:
         try:
@@ -178,6 +185,9 @@ def _parser() -> argparse.ArgumentParser:
         f"csv ({CSV_NAME}); default: json",
     )
     parser.add_argument("--no-drawn", action="store_true", help="no annotated pictures or video")
+    parser.add_argument(
+        "--font", metavar="FILE", help="TrueType, for the labels (default: one that has their letters, if there is one)"
+    )
     add_tile_options(parser)
     return parser
 
@@ -217,9 +227,19 @@ def _outputs(arguments: argparse.Namespace, source: Source, folder: Path, detect
         return outputs
     if names is None:
         drawn = f"{file_stem(source.name)}_detected.mp4"
-        video = DrawnVideo(_checked(folder / drawn), source.rate, source.live)
+        video = DrawnVideo(_checked(folder / drawn), source.rate, source.live, arguments.font)
         return [*outputs, _Output(Behind(video), drawn)]
-    return [*outputs, _Output(Behind(DrawnPictures(folder, names)), "the annotated pictures")]
+    return [*outputs, _Output(Behind(DrawnPictures(folder, names, arguments.font)), "the annotated pictures")]
+
+
+def _tell_unwritable(labels: Sequence[str], font: str | None, progress: Progress) -> None:
+    if not labels:
+        return
+    shown = ", ".join(f"{label!r}" for label in labels[:_LABELS_TOLD]) + (", ..." if len(labels) > _LABELS_TOLD else "")
+    lacking = "no font here has all" if font is None else f"{font} lacks"
+    drawn = written(labels[0], font_for(labels[0]) if font is None else font)
+    advice = "--font FILE takes one that has them" if font is None else "give another --font"
+    progress.note(f"{lacking} letters of {shown}; {labels[0]!r} is drawn as {drawn}; {advice}")
 
 
 def _checked(path: Path) -> Path:

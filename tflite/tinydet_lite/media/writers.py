@@ -27,7 +27,7 @@ from PIL import Image, PngImagePlugin
 
 from ..detections import CSV_FIELDS
 from ..errors import UserError, os_reason
-from ..files import atomic_path, atomic_write, check_target
+from ..files import PathLike, atomic_path, atomic_write, check_target
 from .drawing import draw
 from .opencv import Mp4, count_frames
 from .ownership import SIGN, first_foreign, first_foreign_label, is_coco, is_csv, is_lines, is_report, is_signed
@@ -89,10 +89,11 @@ def image_ids(names: Sequence[str]) -> list[int]:
 class DrawnPictures:
     """An annotated picture for each image file."""
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        """Take a folder and the source's file names."""
+    def __init__(self, folder: Path, names: Sequence[str], font: PathLike | None = None) -> None:
+        """Take a folder, the source's file names, and `draw`'s font."""
         self._folder = folder
         self._names = drawn_names(names)
+        self._font = font
 
     def foreign(self) -> Path | None:
         return first_foreign((self._folder / name for name in self._names), is_signed)
@@ -100,7 +101,7 @@ class DrawnPictures:
     def write(self, result: Result) -> None:
         make_folder(self._folder)
         name = self._names[result.frame.index]
-        atomic_write(self._folder / name, _encode(draw(result.frame.pixels, result.detections), name))
+        atomic_write(self._folder / name, _encode(draw(result.frame.pixels, result.detections, font=self._font), name))
 
     def close(self) -> None:
         pass
@@ -113,14 +114,16 @@ class DrawnVideo:
     so some are repeated, and one that comes too soon after another is left out.
     """
 
-    def __init__(self, path: Path, rate: float | None, live: bool) -> None:
+    def __init__(self, path: Path, rate: float | None, live: bool, font: PathLike | None = None) -> None:
         """Take where to write, and the source's rate.
 
         Args:
             path: ends in .mp4.
             rate: frames a second; None if unknown.
             live: the video's rate is the detector's where that is lower: repeated frames cost time.
+            font: as `draw` takes it.
         """
+        self._font = font
         self._path = path
         self._rate = rate
         self._live = live
@@ -137,7 +140,7 @@ class DrawnVideo:
         return first_foreign([self._path], is_signed)
 
     def write(self, result: Result) -> None:
-        drawn = draw(result.frame.pixels, result.detections, min_long_side=None)
+        drawn = draw(result.frame.pixels, result.detections, min_long_side=None, font=self._font)
         time = result.frame.time or 0.0
         if self._video is None:
             self._open(drawn.size, result.milliseconds)
