@@ -564,6 +564,40 @@ def test_names_that_the_terminal_cannot_print(flatbuffer, info, scene, tmp_path)
     assert [one["name"] for one in found] == [labels[0], labels[2]]
 
 
+def test_names_that_are_no_utf8(model_path, scene, tmp_path):
+    source, out = tmp_path / "in\udcff", tmp_path / "out\udcfe"
+    try:
+        source.mkdir()
+    except (OSError, UnicodeError):
+        pytest.skip("the file system takes no such name")
+    Image.fromarray(scene).save(str(tmp_path / "a.png"))
+    os.rename(tmp_path / "a.png", source / "a\udcff.png")
+    arguments = ["--model", str(model_path), "--source", str(source), "--output", str(out), *ALL]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "detect.py"), *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a\\udcff.png: 2 objects" in done.stdout
+    assert (out / "detections.csv").read_text(encoding="utf-8").splitlines()[1].startswith("a\\udcff.png,0,")
+    name = json.loads((out / "detections.json").read_text())["images"][0]["file"]
+    assert os.fsencode(name) == b"a\xff.png"
+    assert json.loads((out / "coco.json").read_text())[0]["file_name"] == name
+    assert sorted(os.listdir(out / "labels")) == ["a\udcff.txt"]
+    assert (out / "a\udcff_detected.png").is_file()
+
+
+def test_videos_that_are_no_utf8(model_path, tmp_path, capsys):
+    """OpenCV would crash."""
+    path = write_video(tmp_path / "clip.avi", [moving_block(index) for index in range(3)])
+    assert "no UTF-8; rename it" in _fails(capsys, model_path, path, tmp_path / "out\udcfe")
+    try:
+        odd = path.rename(tmp_path / "clip\udcff.avi")
+    except (OSError, UnicodeError):
+        pytest.skip("the file system takes no such name")
+    assert "no UTF-8; rename it" in _fails(capsys, model_path, odd, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_letters_that_no_font_has_are_told(flatbuffer, info, scene, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(fonts, "system_fonts", lambda: ())
     fonts._font_for.cache_clear()

@@ -60,7 +60,7 @@ def main() -> None:
     from tinydet_tf.weights import load_detector
 
     detector, config = load_detector(args.model, variant=args.variant)
-    data = calibration_data(config, args.data)
+    data = calibration_data(config, args.data, args.model)
     dataset = load_split(data, args.split).subset(args.limit)
     size = config.model.input_size
     samples = load_calibration_images(load_split(data, "train"), size, count=args.calibration_images, seed=args.seed)

@@ -38,6 +38,19 @@ def import_cv2() -> Any:
     return cv2
 
 
+def check_path(path: str) -> str:
+    """A path that OpenCV can take: it crashes over one that is no UTF-8.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: OpenCV takes no video whose path is no UTF-8; rename it") from error
+    return path
+
+
 class Capture:
     """An open video or camera; `is_open` says whether opening it worked.
 
@@ -50,9 +63,11 @@ class Capture:
         """Open a file, a URL, or the camera of a number.
 
         Raises:
-            UserError: OpenCV is missing.
+            UserError: OpenCV is missing, or cannot take the path.
         """
         cv2 = self._cv2 = import_cv2()
+        if isinstance(source, str):
+            check_path(source)
         try:
             if isinstance(source, int):
                 self._capture = cv2.VideoCapture(source)

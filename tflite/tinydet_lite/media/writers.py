@@ -29,7 +29,7 @@ from ..detections import CSV_FIELDS
 from ..errors import UserError, os_reason
 from ..files import PathLike, atomic_path, atomic_write, check_target
 from .drawing import draw
-from .opencv import Mp4, count_frames
+from .opencv import Mp4, check_path, count_frames
 from .ownership import SIGN, first_foreign, first_foreign_label, is_coco, is_csv, is_lines, is_report, is_signed
 from .sources import JPEG_EXTENSIONS
 from .stream import Result
@@ -39,6 +39,8 @@ _RESERVE_BYTES = 16 << 20
 _FRAMES_PER_CHECK = 25
 # A frame is repeated until the next one's time; a longer gap is a fault of the file's clock.
 _LONGEST_HOLD = 60.0
+# A file's name need not be UTF-8. In JSON Python writes its odd bytes as \udcff, and so does `cli.run` on a terminal.
+_ERRORS = "backslashreplace"
 # Results that wait to be drawn; they hold their pictures.
 _BEHIND = 1
 
@@ -122,7 +124,11 @@ class DrawnVideo:
             rate: frames a second; None if unknown.
             live: the video's rate is the detector's where that is lower: repeated frames cost time.
             font: as `draw` takes it.
+
+        Raises:
+            UserError: OpenCV cannot take the path.
         """
+        check_path(str(path))
         self._font = font
         self._path = path
         self._rate = rate
@@ -399,7 +405,7 @@ class _GrowingFile:
         try:
             if self._file is None:
                 make_folder(self.path.parent)
-                self._file = check_target(self.path).open("w", encoding="utf-8", newline="")
+                self._file = check_target(self.path).open("w", encoding="utf-8", errors=_ERRORS, newline="")
             self._file.write(text)
             self._file.flush()
         except OSError as error:
@@ -427,7 +433,9 @@ class _WholeFile:
             if self._file is None:
                 make_folder(self.path.parent)
                 temporary = self._stack.enter_context(atomic_path(self.path))
-                self._file = self._stack.enter_context(temporary.open("x", encoding="utf-8", newline=""))
+                self._file = self._stack.enter_context(
+                    temporary.open("x", encoding="utf-8", errors=_ERRORS, newline="")
+                )
             self._file.write(text)
         except OSError:
             self._failed = True

@@ -84,6 +84,11 @@ def load_plan(path: Path, *, only: Sequence[str] | None = None) -> Plan:
         if name not in rows:
             raise UserError(f"plan {path} has no row {name!r}; it has {', '.join(map(repr, rows))}")
     chosen = {name: (*shared, *row) for name, row in rows.items() if only is None or name in only}
+    folders: dict[Path, str] = {}
+    for name in rows:
+        other = folders.setdefault(row_folder(Path(), name, 0), name)
+        if other != name:
+            raise UserError(f"plan {path}: the rows {other!r} and {name!r} would share a folder; rename one")
     plan = Plan(path.parent / str(values["config"]), chosen, tuple(seeds))
     for name in plan.rows:
         plan.configured(name, plan.seeds[0])
