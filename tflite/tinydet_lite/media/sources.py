@@ -26,7 +26,7 @@ from ..preprocess import as_rgb_array, decode_image
 from .fetch import FETCHED, Found, file_name_of, look_at, suffix_of, without_secrets
 from .opencv import Capture, LiveCapture
 
-JPEG_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif")
+JPEG_EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".jpe", ".pjpeg", ".pjp")
 IMAGE_EXTENSIONS = (*JPEG_EXTENSIONS, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".h264", ".ts", ".wmv")
 
