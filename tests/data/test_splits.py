@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tinydet_lite.metadata import ModelInfo, append_metadata, read_model
 from tinydet_tf.config import DIGITS, Config, DataConfig, config_from_dict
 from tinydet_tf.data import splits
 from tinydet_tf.data.digits import CLASS_NAMES
-from tinydet_tf.data.splits import data_of, described, load_split, preparation, set_name
+from tinydet_tf.data.splits import absolute, data_of, described, found, load_split, preparation, set_name
 
 SMALL: dict[str, Any] = {"digits_train_images": 2, "digits_val_images": 1}
 ON_DIGITS = Config(class_names=CLASS_NAMES)
@@ -123,3 +124,36 @@ def test_training_keeps_the_name(command: Command, tmp_path: Path, monkeypatch: 
         assert ("No --data given: training on the embedded digits set" in done.out) is not bool(words)
     assert [config.data.root for config in seen] == [DIGITS, DIGITS]
     assert all(np.isclose(config.train.learning_rate, 0.003) for config in seen)  # the digits' recipe, both times
+
+
+def test_the_data_of_a_run_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    project = tmp_path / "project"
+    (project / "data" / "images").mkdir(parents=True)
+    (project / "data" / "train.json").write_text("{}")
+    run = project / "out" / "run"
+    run.mkdir(parents=True)
+    monkeypatch.chdir(project)
+    folder = DataConfig(root="data")
+    files = DataConfig(train_json="data/train.json", train_images="data/images")
+    assert absolute(folder).root == str(project / "data")
+    assert absolute(files).train_images == str(project / "data" / "images")
+    assert absolute(DataConfig(root=DIGITS)).root == DIGITS
+    assert found(folder, run) == folder and found(absolute(files), run) == absolute(files)
+    # An old run's paths are relative to a folder that it does not name.
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with caplog.at_level(logging.INFO):
+        assert found(folder, run) == absolute(dataclasses.replace(folder, root=str(project / "data")))
+        config = dataclasses.replace(ELSEWHERE, data=files)
+        assert data_of(config, run / "best.weights.h5").train_json == str(project / "data" / "train.json")
+    assert f"the data of {run}: {project / 'data'}" in caplog.text
+    # Both files or none.
+    (project / "data" / "train.json").unlink()
+    for data, missing in ((files, "data/train.json, which is neither here nor above it"),
+                          (DataConfig(root="/nowhere/data"), "/nowhere/data, there is no such path")):  # fmt: skip
+        assert found(data, run) is None
+        with pytest.raises(UserError) as error:
+            data_of(dataclasses.replace(ELSEWHERE, data=data), run)
+        assert f"{run} was trained on {missing}; give --data" in str(error.value)

@@ -14,6 +14,15 @@ def test_names_and_ids():
     assert class_ids_of(["1"], ("1", "0")) == (0,)
 
 
+def test_an_exact_name_wins():
+    labels = ("Red", "red", "Blue", "Blue")
+    assert class_ids_of(["red"], labels) == (1,)
+    assert class_ids_of(["Red"], labels) == (0,)
+    assert class_ids_of(["blue"], labels) == class_ids_of(["Blue"], labels) == (2, 3)
+    with pytest.raises(UserError, match="'RED' may be Red or red"):
+        class_ids_of(["RED"], labels)
+
+
 @pytest.mark.parametrize(
     ("word", "told"),
     [("persn", "the nearest of its 4: person;"), ("4", "the first of its 4: person, bicycle,"), ("-1", "from 0 to 3")],

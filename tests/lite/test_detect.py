@@ -18,10 +18,11 @@ from tinydet_lite.cli import run
 from tinydet_lite.commands.detect import main
 from tinydet_lite.commands.progress import Progress
 from tinydet_lite.errors import UserError
+from tinydet_lite.media import fonts
 from tinydet_lite.metadata import append_metadata
 
 from .conftest import scene_boxes
-from .test_sources import FakeCapture
+from .test_sources import FakeCapture, served
 from .videos import moving_block, read_video, write_video
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
@@ -77,6 +78,38 @@ def test_folder_is_sorted_not_recursive_and_nothing_overwrites(model_path, scene
     told = capsys.readouterr().out
     assert told.count(": 2 objects (1 red thing, 1 blue thing), ") == len(files)
     assert f"{len(files)} pictures in " in told
+
+
+def test_what_a_folder_holds_beside_its_images_is_told(model_path, scene, tmp_path, capsys):
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(scene).save(source / "p0.jfif", "JPEG", quality=95)
+    (source / "p1.heic").write_bytes(b"a picture")
+    main(["--model", str(model_path), "--source", str(source), "--output", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert out.startswith("p0.jfif: 2 objects")
+    assert out.endswith("passed over: 1 file (.heic)\n")
+    assert sorted(os.listdir(tmp_path / "out")) == ["detections.json", "p0_detected.jpg"]
+
+
+def test_the_picture_of_a_url(model_path, scene, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    Image.fromarray(scene).save(tmp_path / "a b.png")
+    with served({"/a%20b.png": (200, {"Content-Type": "image/png"}, (tmp_path / "a b.png").read_bytes())}) as (
+        host,
+        asked,
+    ):
+        for url in (f"http://{host}/a%20b.png", f"file://{tmp_path}/a%20b.png"):
+            out = tmp_path / url[:4]
+            main(["--model", str(model_path), "--source", url, "--output", str(out), "--format", "json", "yolo"])
+            (image,) = json.loads((out / "detections.json").read_text())["images"]
+            assert image["file"] == "a b.png"
+            assert [found["box"] for found in image["detections"]] == scene_boxes().tolist()
+            assert sorted(os.listdir(out)) == ["a b_detected.png", "detections.json", "labels"]
+        assert len(asked) == 1
+        url = f"http://{host}/b.png"
+        assert "the server answers 404" in _fails(capsys, model_path, url, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_threshold(model_path, scene, tmp_path, capsys):
@@ -208,6 +241,102 @@ def test_all_formats_of_images(model_path, scene, tmp_path):
         ("000000000139.png", "0", "", "blue thing"),
     ]
     assert [[float(row[side]) for side in ("x1", "y1", "x2", "y2")] for row in rows] == scene_boxes().tolist()
+
+
+ALL = ["--format", "json", "coco", "yolo", "csv"]
+
+
+def _tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def pictures(scene, tmp_path):
+    """Two in a folder; nothing is found in the second."""
+    source = tmp_path / "set" / "images"
+    source.mkdir(parents=True)
+    Image.fromarray(scene).save(source / "a.jpg", quality=95)
+    Image.fromarray(np.zeros_like(scene)).save(source / "b.png")
+    return source
+
+
+def test_a_second_run_replaces_the_first(model_path, pictures, tmp_path):
+    out = tmp_path / "out"
+    first = ["--model", str(model_path), "--source", str(pictures), "--output", str(out), *ALL]
+    main([*first, "--threshold", "0.95"])
+    assert (out / "labels" / "a.txt").read_bytes() == b""
+    main(first)
+    main(first)
+    assert (out / "labels" / "a.txt").read_bytes().count(b"\n") == 2
+    assert {"a_detected.jpg", "b_detected.png", "coco.json", "detections.csv", "detections.json"} < set(os.listdir(out))
+    # Of a single picture in which nothing is found, too.
+    alone = ["--model", str(model_path), "--source", str(pictures / "b.png"), "--output", str(tmp_path / "alone"), *ALL]
+    main(alone)
+    main(alone)
+
+
+def test_a_second_run_of_a_video_replaces_the_first(model_path, tmp_path):
+    path = write_video(tmp_path / "clip.avi", [moving_block(index) for index in range(4)])
+    arguments = ["--model", str(model_path), "--source", str(path), "--output", str(tmp_path / "out"), *ALL]
+    main(arguments)
+    main(arguments)
+    assert len(read_video(tmp_path / "out" / "clip_detected.mp4")[0]) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels/a.txt", b"0 0.500000 0.500000 0.250000 0.250000\n"),
+        ("labels/a.txt", b"0 0.5 0.5 0.25 0.25 0.9\n"),  # another tool's predictions
+        ("labels/b.txt", b"0 0.1 0.1 0.2 0.1 0.2 0.2\n"),
+        ("coco.json", b'{"images": [], "annotations": [], "categories": []}'),
+        ("coco.json", b"[]"),
+        ("detections.json", b'{"images": []}'),
+        ("detections.csv", b"file,x1,y1,x2,y2,class\na.jpg,1,2,3,4,cat\n"),
+        ("a_detected.jpg", b"a picture of somebody's"),
+        ("b_detected.png", b""),
+    ],
+)
+def test_what_is_not_ours_is_not_replaced(model_path, pictures, capsys, name, content):
+    out = pictures.parent
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_bytes(content)
+    before = _tree(out)
+    told = _fails(capsys, model_path, pictures, out, *ALL)
+    assert f"{out / name} would be replaced, and detect has not written it" in told
+    assert _tree(out) == before
+    # What it would not touch does not matter.
+    main(["--model", str(model_path), "--source", str(pictures), "--output", str(out / "new"), *ALL])
+
+
+def test_hand_made_labels_of_pictures_without_objects_are_not_replaced(model_path, pictures, capsys):
+    out = pictures.parent
+    (out / "labels").mkdir()
+    (out / "labels" / "b.txt").write_bytes(b"")
+    (out / "labels" / "c.txt").write_bytes(b"0 0.5 0.5 0.25 0.25\n")
+    assert "b.txt would be replaced" in _fails(capsys, model_path, pictures / "b.png", out, "--format", "yolo")
+    # A picture beside them that has no label yet gets one.
+    main(["--model", str(model_path), "--source", str(pictures / "a.jpg"), "--output", str(out), "--format", "yolo"])
+
+
+def test_a_label_that_was_corrected_by_hand_is_not_replaced(model_path, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(["--model", str(model_path), "--source", str(pictures), "--output", str(out), *ALL])
+    label = out / "labels" / "a.txt"
+    label.write_text("\n".join(line.rpartition(" ")[0] for line in label.read_text().splitlines()))
+    assert f"{label} would be replaced" in _fails(capsys, model_path, pictures, out, *ALL)
+
+
+@pytest.mark.parametrize("name", ["labels/clip_000002.txt", "detections.jsonl", "clip_detected.mp4"])
+def test_what_is_not_ours_is_not_replaced_by_a_video(model_path, tmp_path, capsys, name):
+    path = write_video(tmp_path / "clip.avi", [moving_block(index) for index in range(4)])
+    foreign = tmp_path / "out" / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_bytes(b"0 0.5 0.5 0.25 0.25\n")
+    assert f"{foreign} would be replaced" in _fails(
+        capsys, model_path, path, tmp_path / "out", "--format", "yolo", "json"
+    )
+    assert _tree(tmp_path / "out") == {name: b"0 0.5 0.5 0.25 0.25\n"}
 
 
 def test_video(model_path, tmp_path, capsys):
@@ -433,6 +562,65 @@ def test_names_that_the_terminal_cannot_print(flatbuffer, info, scene, tmp_path)
     assert b"\x1b" not in done.stdout + done.stderr
     found = json.loads((out / "detections.json").read_text())["images"][0]["detections"]
     assert [one["name"] for one in found] == [labels[0], labels[2]]
+
+
+def test_names_that_are_no_utf8(model_path, scene, tmp_path):
+    source, out = tmp_path / "in\udcff", tmp_path / "out\udcfe"
+    try:
+        source.mkdir()
+    except (OSError, UnicodeError):
+        pytest.skip("the file system takes no such name")
+    Image.fromarray(scene).save(str(tmp_path / "a.png"))
+    os.rename(tmp_path / "a.png", source / "a\udcff.png")
+    arguments = ["--model", str(model_path), "--source", str(source), "--output", str(out), *ALL]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / "detect.py"), *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a\\udcff.png: 2 objects" in done.stdout
+    assert (out / "detections.csv").read_text(encoding="utf-8").splitlines()[1].startswith("a\\udcff.png,0,")
+    name = json.loads((out / "detections.json").read_text())["images"][0]["file"]
+    assert os.fsencode(name) == b"a\xff.png"
+    assert json.loads((out / "coco.json").read_text())[0]["file_name"] == name
+    assert sorted(os.listdir(out / "labels")) == ["a\udcff.txt"]
+    assert (out / "a\udcff_detected.png").is_file()
+
+
+def test_videos_that_are_no_utf8(model_path, tmp_path, capsys):
+    """OpenCV would crash."""
+    path = write_video(tmp_path / "clip.avi", [moving_block(index) for index in range(3)])
+    assert "no UTF-8; rename it" in _fails(capsys, model_path, path, tmp_path / "out\udcfe")
+    try:
+        odd = path.rename(tmp_path / "clip\udcff.avi")
+    except (OSError, UnicodeError):
+        pytest.skip("the file system takes no such name")
+    assert "no UTF-8; rename it" in _fails(capsys, model_path, odd, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_letters_that_no_font_has_are_told(flatbuffer, info, scene, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fonts, "system_fonts", lambda: ())
+    fonts._font_for.cache_clear()
+    model = tmp_path / "letters.tflite"
+    model.write_bytes(append_metadata(flatbuffer, info, ("\u7ea2", "green", "\u7eff")))
+    Image.fromarray(scene).save(tmp_path / "x.png")
+    arguments = ["--model", str(model), "--source", str(tmp_path / "x.png"), "--output", str(tmp_path / "out")]
+    main(arguments)
+    assert capsys.readouterr().err == (
+        "note: no font here has all letters of '\u7ea2', '\u7eff'; '\u7ea2' is drawn as \\u7ea2; --font FILE takes one "
+        "that has them\n"
+    )
+    for quiet in (["--no-drawn"], ["--classes", "green"]):
+        main([*arguments, *quiet])
+        assert capsys.readouterr().err == ""
+    fonts._font_for.cache_clear()
+    (tmp_path / "no.ttf").write_bytes(b"no font")
+    told = _fails(capsys, model, tmp_path / "x.png", tmp_path / "none", "--font", str(tmp_path / "no.ttf"))
+    assert "no.ttf: cannot be used as a font" in told
+    matplotlib = pytest.importorskip("matplotlib")
+    font = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    main([*arguments, "--font", font])
+    assert f"note: {font} lacks letters of '\u7ea2', '\u7eff'; " in capsys.readouterr().err
 
 
 def test_wrong_models(flatbuffer, model_path, scene, tmp_path, capsys):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tinydet_lite import Detections, UserError, draw
+from tinydet_lite.media import fonts
 from tinydet_lite.media.drawing import _lay_out, _line_width, _load_font, class_colour, text_colour
 
 
@@ -150,7 +151,7 @@ def test_a_long_name_is_shortened_to_the_picture_and_an_impossible_one_left_out(
     (label,) = _layout([(0, 0, 50, 50)], (120, 100), ("an extraordinarily long name",))
     assert label.text.startswith("an")
     assert "..." in label.text
-    assert label.text.endswith("90%")
+    assert label.text.endswith("...#0 90%")  # the id, because another class may begin alike
     assert label.box[2] <= 120
     assert _layout([(0, 0, 5, 5)], (12, 12)) == []
 
@@ -163,6 +164,76 @@ def test_scores_can_be_left_out_and_the_font_chosen(tmp_path):
     (tmp_path / "no.ttf").write_bytes(b"no font")
     with pytest.raises(UserError, match=r"no\.ttf: cannot be used as a font"):
         draw(picture, found, font=tmp_path / "no.ttf")
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """As on a system without fonts."""
+    monkeypatch.setattr(fonts, "system_fonts", lambda: ())
+    fonts._font_for.cache_clear()
+    yield
+    fonts._font_for.cache_clear()
+
+
+@pytest.fixture
+def dejavu(monkeypatch):
+    """A system whose only font is the one that comes with matplotlib: many alphabets, none of East Asia's."""
+    matplotlib = pytest.importorskip("matplotlib")
+    path = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    monkeypatch.setattr(fonts, "system_fonts", lambda: (path,))
+    fonts._font_for.cache_clear()
+    yield path
+    fonts._font_for.cache_clear()
+
+
+ALIKE = (
+    "grün",
+    "grön",
+    "红",
+    "绿",
+    "дом",
+    "кот",
+    "red",
+    "red\u200b",
+    "red\x07",
+    "\U0001f98a",
+    "\U0001f43b",
+    "a\udcffb",
+)
+
+
+def _pictures(names, **keywords):
+    picture = Image.new("RGB", (960, 200), (90, 90, 90))
+    return [np.asarray(draw(picture, _detections([[40, 90, 160, 140]], names=(n,)), **keywords)) for n in names]
+
+
+def test_labels_that_differ_are_drawn_differently_without_any_font(alone):
+    for first, second in itertools.combinations(_pictures(ALIKE), 2):
+        assert not np.array_equal(first, second)
+    assert fonts.written("grün red", None) == "gr\\xfcn red"
+    assert fonts.written("红", None) == "\\u7ea2"
+    assert fonts.unwritable(ALIKE, None) == [name for name in ALIKE if name != "red"]
+
+
+def test_labels_that_differ_are_drawn_differently_with_a_font(dejavu):
+    for keywords in ({}, {"font": dejavu}):
+        for first, second in itertools.combinations(_pictures(ALIKE, **keywords), 2):
+            assert not np.array_equal(first, second)
+    for name in ("grün", "дом", "gru\u0308n"):
+        assert fonts.font_for(name) == dejavu
+        assert fonts.written(name, dejavu) in ("grün", "дом")
+    assert fonts.font_for("red") is None  # Pillow's own
+    # The font that has most of a label's letters.
+    assert fonts.written("grün 红", fonts.font_for("grün 红")) == "grün \\u7ea2"
+    assert fonts.unwritable(["grün", "дом", "красный 红"], None) == ["красный 红"]
+    assert fonts.unwritable(["grün", "红"], dejavu) == ["红"]
+
+
+def test_fonts_of_many_alphabets_come_first():
+    names = ["Zapf.ttf", "DejaVuSans-Bold.ttf", "NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf"]
+    assert sorted(names, key=fonts._order) == [
+        "DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "Zapf.ttf", "DejaVuSans-Bold.ttf",
+    ]  # fmt: skip
 
 
 def test_any_boxes_can_be_drawn():

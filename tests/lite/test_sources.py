@@ -1,16 +1,28 @@
 """Sources: what the command line means, and that damaged files and lost cameras are told and survived."""
 
+import base64
 import http.server
 import io
 import sys
 import threading
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tinydet_lite.errors import UserError
-from tinydet_lite.media.sources import Camera, Frame, ImageFiles, Problem, VideoFile, open_source
+from tinydet_lite.media import fetch
+from tinydet_lite.media.sources import (
+    Camera,
+    FetchedPicture,
+    Frame,
+    ImageFiles,
+    Problem,
+    VideoFile,
+    open_source,
+)
 
 from .videos import moving_block, slowed, turned, write_video
 
@@ -255,6 +267,180 @@ def test_what_a_word_means(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (6, 4)).save("0", "PNG")
     assert isinstance(open_source("0"), ImageFiles)
+
+
+def test_paths_and_numbers(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("tinydet_lite.media.sources.Camera", lambda given: opened.append(given))
+    for given in (2, np.int64(3), Path("/dev/video7")):
+        open_source(given)
+    assert opened == ["2", "3", "/dev/video7"]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such image"):
+        open_source(Path("0"))  # a Path is no number
+    for wrong in (-1, True):
+        with pytest.raises(UserError, match="a number from 0 up"):
+            open_source(wrong)
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+    assert [one.name for one in open_source(tmp_path)] == ["a.png"]
+    assert [one.name for one in open_source(tmp_path / "a.png")] == ["a.png"]
+
+
+def _encoded(kind="JPEG", size=(64, 48)):
+    data = io.BytesIO()
+    Image.new("RGB", size, (200, 10, 10)).save(data, kind)
+    return data.getvalue()
+
+
+@contextmanager
+def served(answers):
+    """A server; `answers` maps a path to (status, headers, body). Gives its address and the list of what was asked."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers.get("Authorization")))
+            status, headers, body = (
+                answers(self) if callable(answers) else answers.get(self.path.partition("?")[0], (404, {}, b""))
+            )
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+
+
+@pytest.fixture
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "name"),
+    [
+        ("/a.jpg", "image/jpeg", "a.jpg"),
+        ("/a.JPG?width=640", "text/plain", "a.JPG"),
+        ("/a%20b.jfif", None, "a b.jfif"),
+        ("/snapshot", "image/jpeg; charset=binary", "snapshot"),
+        ("/object/4711", "application/octet-stream", "4711"),
+    ],
+)
+def test_the_picture_of_a_url_is_fetched_once(no_proxy, path, kind, name):
+    body = _encoded()
+    headers = {"Content-Length": str(len(body))} | ({} if kind is None else {"Content-Type": kind})
+    with served({path.partition("?")[0]: (200, headers, body)}) as (host, asked):
+        source = open_source(f"http://{host}{path}")
+        assert isinstance(source, FetchedPicture) and source.still and not source.live
+        (frame,) = source
+    assert [path for path, _ in asked] == [path]
+    assert (frame.name, source.names, frame.index, frame.pixels.shape) == (name, (name,), 0, (48, 64, 3))
+    assert frame.pixels[20, 20, 0] > 190 and frame.pixels[20, 20, 2] < 30
+
+
+def test_a_url_that_is_no_picture(no_proxy, monkeypatch):
+    opened = []
+    monkeypatch.setattr("tinydet_lite.media.sources.Camera", lambda given: opened.append(given))
+    monkeypatch.setattr("tinydet_lite.media.sources.VideoFile", lambda given: opened.append(given))
+    monkeypatch.setattr(fetch, "_MOST_BYTES", 1000)
+    stream = {"Content-Type": "multipart/x-mixed-replace; boundary=part"}
+    page = {"Content-Type": "text/html", "Content-Length": "4"}
+    answers = {
+        "/video.jpg": (200, stream, b""),
+        "/live": (200, stream, b""),
+        "/page": (200, page, b"<p/>"),
+        "/film": (200, {"Content-Type": "video/mp4", "Content-Length": "4"}, b"abcd"),
+        "/page.jpg": (200, page, b"<p/>"),
+        "/cut.jpg": (200, {"Content-Type": "image/jpeg"}, _encoded()[:-200]),
+        "/large.jpg": (200, {"Content-Type": "image/jpeg"}, bytes(2000)),
+    }
+    with served(answers) as (host, _):
+        for path in ("/video.jpg", "/live", "/page", "/film", "/missing"):
+            open_source(f"http://{host}{path}")
+            assert opened.pop() == f"http://{host}{path}"
+        for path, told in (
+            ("/missing.jpg", "cannot be fetched (the server answers 404"),
+            ("/page.jpg", "is not an image"),
+            ("/cut.jpg", "does not decode"),
+            ("/large.jpg", "is larger than"),
+        ):
+            with pytest.raises(UserError) as error:
+                list(open_source(f"http://me:secret@{host}{path}?token=secret"))
+            assert told in str(error.value) and "secret" not in str(error.value), path
+    with pytest.raises(UserError, match="cannot be fetched"):
+        open_source(f"http://{host}/a.jpg")  # nobody listens there any more
+    assert not opened
+
+
+def test_the_password_of_a_url(no_proxy):
+    body = _encoded()
+
+    def answer(request):
+        if request.headers.get("Authorization") is None:
+            return 401, {"WWW-Authenticate": 'Basic realm="camera"', "Content-Length": "0"}, b""
+        return 200, {"Content-Type": "image/jpeg"}, body
+
+    with served(answer) as (host, asked):
+        (frame,) = open_source(f"http://me:se%20cret@{host}/a.jpg")
+    assert frame.name == "a.jpg"
+    assert asked[-1][1] == "Basic " + base64.b64encode(b"me:se cret").decode()
+
+
+def test_file_urls(tmp_path):
+    for name in ("a b.png", "50%.png"):
+        Image.new("RGB", (6, 4)).save(tmp_path / name)
+    for url in (f"file://{tmp_path}/a%20b.png", f"file://localhost{tmp_path}/a b.png", f"FILE://{tmp_path}/50%.png"):
+        (frame,) = open_source(url)
+        assert frame.pixels.shape == (4, 6, 3)
+    assert len(list(open_source(f"file://{tmp_path}"))) == 2
+    for url in (f"file://{tmp_path}/missing.png", "file://other/share/a.png"):
+        with pytest.raises(UserError, match=r"no such image|on this machine"):
+            open_source(url)
+
+
+def test_a_stream_that_never_gives_a_picture_is_given_up():
+    source, asked = camera(*[FakeCapture([]) for _ in range(9)])
+    with pytest.raises(UserError, match="opens and gives no picture"):
+        assert all(isinstance(item, Problem) for item in source)
+    assert len(asked) == 2
+
+
+def test_a_picture_that_is_called_a_stream_is_given_up():
+    """It opens, gives its one picture, ends, and would do so for ever."""
+    asked = []
+
+    def open_capture(device):
+        asked.append(device)
+        return FakeCapture([frame(len(asked))])
+
+    items = []
+    with pytest.raises(UserError, match="gives one picture and ends"):
+        for item in Camera("tcp://host:1/picture", open_capture, retries=3, pause=0.01):
+            items.append(item)
+    assert len(asked) == 4
+    assert sum(isinstance(item, Frame) for item in items) == 4
+
+
+def test_what_a_folder_holds_beside_its_images_is_told(tmp_path):
+    for name in ("a.jpg", "b.JFIF", "c.heic", "d.HEIC", "e", "f.avif", "a.txt", "a.xml", "classes.txt", ".DS_Store"):
+        (tmp_path / name).write_bytes(_encoded(size=(6, 4)))
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
+    source = open_source(tmp_path)
+    assert [item.name for item in source] == ["a.jpg", "b.JFIF"]
+    assert source.passed_over == "passed over: 5 files (.heic, .avif, .png, no ending)"
+    for name in ("a.jpg", "b.JFIF", "e", "f.avif", "gone.png"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=r"has no images .*; passed over: 2 files \(\.heic\)"):
+        open_source(tmp_path)
 
 
 def test_without_opencv(tmp_path, monkeypatch):

@@ -114,6 +114,26 @@ def test_a_live_source_does_not_lag():
     assert meter.dropped == 40 - len(results) > 0
 
 
+def test_only_what_is_taken_of_a_live_source_is_converted_and_resized(model_path, monkeypatch):
+    made, prepared = [], []
+
+    def later(index):
+        def pixels():
+            made.append(index)
+            return np.full((48, 64, 3), index, np.uint8)
+
+        return Frame("fake", index, pixels, index / 30)
+
+    detector = Detector(model_path, num_threads=1)
+    prepare, timed = detector.prepare, detector.timed
+    monkeypatch.setattr(detector, "prepare", lambda image: prepared.append(int(image[0, 0, 0])) or prepare(image))
+    monkeypatch.setattr(detector, "timed", lambda image: time.sleep(0.05) or timed(image))
+    source, meter = FakeSource([later(index) for index in range(30)], live=True, pause=0.01), Meter()
+    taken = [result.frame.index for result in detect_frames(source, detector, meter=meter)]
+    assert meter.dropped == 30 - len(taken) > 0
+    assert made == prepared == taken
+
+
 def test_what_came_before_an_error_is_given():
     source = FakeSource([*frames(2), UserError("the camera is lost")])
     results = detect_frames(source, FakeDetector())

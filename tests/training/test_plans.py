@@ -104,6 +104,9 @@ def test_the_table_has_means_and_half_ranges(plan_file: Path, tmp_path: Path) ->
         ("config: absent.yaml\nrows: {a: []}", "absent.yaml cannot be read"),
         ("rows: {a: []}", "expected the keys"),
         ("rows: [", "cannot be read"),
+        ("config: recipe.yaml\nrows: {Red: [], red: []}", "'Red' and 'red' would share a folder"),
+        ("config: recipe.yaml\nrows: {a b: [], a-b: []}", "'a b' and 'a-b' would share a folder"),
+        ("config: recipe.yaml\nrows: {1: []}", "the name of each row is a text"),
     ],
 )
 def test_wrong_plans(plan_file: Path, text: str, message: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +20,12 @@ import numpy as np
 import pytest
 
 from tinydet_lite.errors import UserError
+from tinydet_tf.config import load_config, save_config
 from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.training.run.callbacks import History
-from tinydet_tf.training.run.folder import finished_epochs
-from tinydet_tf.weights import BEST, LAST
+from tinydet_tf.training.run.folder import check_folder, finished_epochs, resumed_config
+from tinydet_tf.training.run.train import train
+from tinydet_tf.weights import BEST, LAST, load_detector
 
 PROGRAM = Path(__file__).with_name("train_program.py")
 EPOCHS = 4
@@ -75,6 +79,61 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, new: dict[str, Any])
     folder = tmp_path_factory.mktemp("runs") / "run"
     finish(start(folder, **new))
     return folder
+
+
+@pytest.mark.parametrize("name", ["exp[1]/run{0}", "a*b?c\\d"])
+def test_any_folder_can_be_resumed(new: dict[str, Any], tmp_path: Path, name: str, monkeypatch: Any) -> None:
+    """TensorFlow takes a checkpoint's path for a pattern, Keras the braces of a file name for numbers."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(new["set"][0].partition("=")[2].strip("'"))
+    folder = Path("runs") / name
+    # What the pattern means: a checkpoint of somebody else's.
+    for other in ("exp1/run0", "axbxcd"):
+        (tmp_path / "runs" / other / "backup" / "chief").mkdir(parents=True)
+        (tmp_path / "runs" / other / "backup" / "chief" / "ckpt-1.index").write_bytes(b"")
+    settings = ["data.root=data", *SMALL, "model.input_size=64", "train.epochs=1"]
+    train(load_config(variant="S", assignments=settings), folder, verbose=0)
+    assert finished_epochs(folder) == 1
+    # The data is found from anywhere; an old run, whose path is relative, looks for it above itself.
+    config = load_config(folder / "config.yaml")
+    assert config.data.root == str(tmp_path / "data")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder = tmp_path / folder
+    text = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(text.replace(str(tmp_path / "data"), "data"))
+    train(resumed_config(folder, ["train.epochs=2"]), folder, resume=True, verbose=0)
+    assert finished_epochs(folder) == 2
+    assert [entry["epoch"] for entry in json.loads((folder / "metrics.json").read_text())["history"]] == [1, 2]
+    assert list((folder / "logs").rglob("events.out.tfevents.*"))
+    # One checkpoint, and no other run's is gone.
+    assert sorted({path.name.split(".")[0] for path in (folder / "backup" / "chief").iterdir()}) == [
+        "checkpoint",
+        "ckpt-2",
+    ]
+    assert len(list(tmp_path.glob("runs/*/**/ckpt-1.index"))) == 2
+    assert load_detector(folder)[1].data.root == str(tmp_path / "data")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "t[1]"))
+    with pytest.raises(UserError, match="TensorFlow takes for a pattern"):
+        finished_epochs(folder)
+
+
+def test_a_resumed_run_whose_data_is_gone(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = load_config(uninterrupted / "config.yaml")
+    for root in ("data", "/nowhere/data"):
+        gone = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
+        (folder / "config.yaml").write_text(save_config(gone))
+        with pytest.raises(UserError, match=rf"was trained on {root}, .*; add --set data\.root=DIR"):
+            resumed_config(folder)
+        there = resumed_config(folder, [f"data.root='{config.data.root}'"])
+        assert there.data == config.data
+
+
+def test_a_folder_that_tensorflow_cannot_write(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no UTF-8"):
+        check_folder(tmp_path / "run\udcff", overwrite=False)
 
 
 def kill_when(process: subprocess.Popen[str], moment: Callable[[], bool]) -> None:

@@ -9,6 +9,7 @@ nearest neighbour. Colour profiles are ignored, as COCO's published results igno
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
@@ -68,24 +69,35 @@ def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     Raises:
         UserError: see `load_image`.
     """
-    file = Path(path)
+    with _opened(Path(path), str(Path(path))) as image:
+        yield image
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """As `load_image`, of a file's bytes; `name` is for messages."""
+    with _opened(io.BytesIO(data), name) as image:
+        return _upright_rgb(image, name)
+
+
+@contextmanager
+def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             yield image
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"{file}: no such image file") from error
+        raise UserError(f"{name}: no such image file") from error
     except IsADirectoryError as error:
-        raise UserError(f"{file} is a folder; an image file was expected") from error
+        raise UserError(f"{name} is a folder; an image file was expected") from error
     except PermissionError as error:
-        raise UserError(f"{file}: {os_reason(error)}") from error
+        raise UserError(f"{name}: {os_reason(error)}") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"{file} is not an image; expected one of {', '.join(FORMATS)}") from error
+        raise UserError(f"{name} is not an image; expected one of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise UserError(_bomb_message(str(file))) from error
+        raise UserError(_bomb_message(name)) from error
     except _DECODE_ERRORS as error:
-        raise UserError(_damaged_message(str(file), error)) from error
+        raise UserError(_damaged_message(name, error)) from error
 
 
 def as_rgb_array(image: ImageSource) -> NDArray[np.uint8]:

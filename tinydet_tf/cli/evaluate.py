@@ -67,7 +67,7 @@ def main() -> None:
         )
     else:
         if args.model.is_dir() or is_hdf5(args.model):  # a run knows its data
-            data = data_of(read_config(weights_file(args.model)) or Config())
+            data = data_of(read_config(weights_file(args.model)) or Config(), args.model)
         else:
             info = read_model(args.model).info
             if not info.data_set:

@@ -77,7 +77,7 @@ def main() -> None:
     if args.format == "int8" and args.data is None and args.calibration_images is None:
         samples, observations = kept_ranges(args.model) or (None, None)  # of a quantization-aware run
     if scheme.integer and samples is None:
-        dataset = load_split(calibration_data(config, args.data), args.split)
+        dataset = load_split(calibration_data(config, args.data, args.model), args.split)
         count = args.calibration_images or DEFAULT_IMAGES
         samples = load_calibration_images(dataset, config.model.input_size, count=count, seed=args.seed)
     elif args.data is not None or args.calibration_images is not None:

@@ -51,7 +51,7 @@ def main() -> None:
     from tinydet_tf.weights import load_detector
 
     detector, config = load_detector(args.model, variant=args.variant)
-    data = calibration_data(config, args.data)
+    data = calibration_data(config, args.data, args.model)
     limit = min((n for n in (args.limit, data.limit) if n is not None), default=None)
     dataset = load_split(dataclasses.replace(data, limit=limit), args.split)
     size = config.model.input_size

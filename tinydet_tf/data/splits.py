@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,57 @@ def named(data: DataConfig) -> DataConfig:
     return data if _given(data) else dataclasses.replace(data, root=DIGITS)
 
 
-def data_of(config: Config) -> DataConfig:
+def absolute(data: DataConfig) -> DataConfig:
+    """The same with paths that mean the same in every working folder: a run is evaluated from anywhere."""
+    return _moved(data, {key: os.path.abspath(path) for key, path in _paths(data).items()})
+
+
+def found(data: DataConfig, model: Path) -> DataConfig | None:
+    """A model's data where it lies by now; None where it does not.
+
+    The runs of version 0.1 may hold paths relative to the folder that they were started in. That is not known any more:
+    this working folder is tried, then those above the model, but for the root of the file system.
+    """
+    paths = _paths(data)
+    for base in (Path(), *model.absolute().parents[:-1]):
+        if all((base / path).exists() for path in paths.values()):
+            if base == Path():
+                return data
+            changed = _moved(data, {key: str(base / path) for key, path in paths.items()})
+            if changed != data:
+                _LOG.info("the data of %s: %s, above it", model, described(changed))
+            return changed
+    return None
+
+
+def not_found(data: DataConfig, model: Path, advice: str) -> UserError:
+    """The error of a model whose data is not `found`."""
+    missing = next(path for path in _paths(data).values() if not Path(path).exists())
+    where = "there is no such path" if Path(missing).is_absolute() else "which is neither here nor above it"
+    return UserError(f"{model} was trained on {missing}, {where}; {advice}")
+
+
+def data_of(config: Config, model: Path | None = None) -> DataConfig:
     """What a model was trained on. Runs of version 0.1 on digits name nothing, and are known by their classes.
 
+    Args:
+      model: its file or run folder; its data is then looked for, see `found`.
+
     Raises:
-      UserError: the model does not say: it was imported, or trained on something that was not kept.
+      UserError: the model does not say: it was imported, or trained on something that was not kept; or that is gone.
     """
     if not _given(config.data) and config.class_names != CLASS_NAMES:
         raise UserError(
             "the model does not say what data it was trained on; give --data with images like it will see, or --data "
             f"{DIGITS} for the embedded set"
         )
-    return named(config.data)
+    data = named(config.data)
+    if model is None:
+        return data
+    there = found(data, model)
+    if there is None:
+        raise not_found(data, model, "give --data")
+    return there
 
 
 def set_name(config: Config) -> str:
@@ -97,6 +137,19 @@ def preparation(data: DataConfig) -> dict[str, Any]:
         "copy_paste": data.copy_paste,
         "cache": data.cache,
     }
+
+
+def _paths(data: DataConfig) -> dict[str, str]:
+    """The paths that a configuration holds, by key. The digits' name is none."""
+    keys = ("root", "train_json", "train_images", "val_json", "val_images")
+    values = {key: getattr(data, key) for key in keys}
+    return {key: value for key, value in values.items() if value and (key, value) != ("root", DIGITS)}
+
+
+def _moved(data: DataConfig, paths: dict[str, str]) -> DataConfig:
+    """The same with other paths for some of `_paths`' keys."""
+    values: dict[str, Any] = dict(paths)
+    return dataclasses.replace(data, **values)
 
 
 def _given(data: DataConfig) -> bool:

@@ -135,15 +135,18 @@ def _chosen(dataset: CocoDataset, input_size: int, indices: list[int]) -> tuple[
     return chosen, images
 
 
-def calibration_data(config: Config, root: str | None = None) -> DataConfig:
+def calibration_data(config: Config, root: str | None = None, model: Path | None = None) -> DataConfig:
     """Where calibration images come from: the folder given, else the data that the model was trained on.
+
+    Args:
+      model: its file or run folder, near which its data may lie.
 
     Raises:
       UserError: neither is known.
     """
     if root is not None:
         return DataConfig(root=root, voc_first_pixel=config.data.voc_first_pixel)
-    return data_of(config)
+    return data_of(config, model)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..files import check_target
 from ..guard.trial import try_model
 from ..media.classes import class_ids_of
+from ..media.fonts import check_font, font_for, unwritable, written
 from ..media.sources import ImageFiles, Problem, Source, open_source
 from ..media.stream import AnyDetector, Meter, detect_frames
 from ..media.writers import (
@@ -42,6 +43,7 @@ JSON_LINES_NAME = "detections.jsonl"
 COCO_NAME = "coco.json"
 CSV_NAME = "detections.csv"
 YOLO_NAME = "labels"
+_LABELS_TOLD = 5
 WITHOUT_MODEL = (
     "No --model given: TinyDet-S for handwritten digits, which comes with tinydet-lite. --model X.tflite takes yours."
 )
@@ -76,8 +78,10 @@ def _detect(arguments: argparse.Namespace) -> None:
     if arguments.max_frames is not None and arguments.max_frames < 1:
         raise UserError(f"--max-frames {arguments.max_frames} came; expected at least 1")
     tiles = tile_arguments(arguments)
+    if arguments.font is not None:
+        check_font(arguments.font)
     source = open_source(arguments.source)
-    folder = _check_output(arguments.output, Path(arguments.source))
+    folder = _check_output(arguments.output, source)
     if arguments.model is None:
         arguments.model = DIGITS
         print(WITHOUT_MODEL)
@@ -87,9 +91,18 @@ def _detect(arguments: argparse.Namespace) -> None:
     class_ids = None if arguments.classes is None else class_ids_of(arguments.classes, model.labels)
     detector: AnyDetector = model if tiles is None else TiledDetector(model, **tiles)
     outputs = _outputs(arguments, source, folder, model)
+    for output in outputs:
+        foreign = output.writer.foreign()
+        if foreign is not None:
+            raise UserError(
+                f"{foreign} would be replaced, and detect has not written it; give another --output, or move it away"
+            )
 
     meter = Meter()
     progress = Progress(meter, source.still, source.count)
+    if not arguments.no_drawn:
+        labels = model.labels if class_ids is None else [model.labels[class_id] for class_id in class_ids]
+        _tell_unwritable(unwritable(dict.fromkeys(labels), arguments.font), arguments.font, progress)
     lost = 0
     with StopSignals() as stop:
         try:
@@ -124,6 +137,8 @@ def _detect(arguments: argparse.Namespace) -> None:
         progress.finish(source.live)
         if meter.frames:
             print(f"wrote {_listed([output.said for output in outputs])} to {printable(str(folder))}")
+        if isinstance(source, ImageFiles) and source.passed_over:
+            print(printable(source.passed_over))
     stop.pass_on()
     if lost:
         raise UserError(_loss(source, lost, meter.frames, folder))
@@ -146,8 +161,8 @@ def _parser() -> argparse.ArgumentParser:
         "--source",
         required=True,
         metavar="SOURCE",
-        help="an image; a folder, whose images are all taken; a video; a camera: its number, /dev/videoN or a URL "
-        "(rtsp://, http://, ...)",
+        help="an image, also http(s)://.../a.jpg; a folder, whose images are all taken; a video; a camera: its number, "
+        "/dev/videoN or a URL (rtsp://, http://, ...)",
     )
     parser.add_argument("--output", default="detections", metavar="DIR", help="where to write (default: %(default)s)")
     parser.add_argument(
@@ -170,24 +185,28 @@ def _parser() -> argparse.ArgumentParser:
         f"csv ({CSV_NAME}); default: json",
     )
     parser.add_argument("--no-drawn", action="store_true", help="no annotated pictures or video")
+    parser.add_argument(
+        "--font", metavar="FILE", help="TrueType, for the labels (default: one that has their letters, if there is one)"
+    )
     add_tile_options(parser)
     return parser
 
 
-def _check_output(given: str, source: Path) -> Path:
+def _check_output(given: str, source: Source) -> Path:
     if not given:
         raise UserError("--output is empty; give a folder ('.' for this one)")
     output = Path(given)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {given} is a file; give a folder")
-    if source.is_dir() and output.is_dir() and output.samefile(source):
+    sources = source.folder if isinstance(source, ImageFiles) else None
+    if sources is not None and output.is_dir() and output.samefile(sources):
         # The next run would take the annotated pictures for sources.
         raise UserError(f"--output {given} is the folder of the sources; give another one")
     return output
 
 
 def _outputs(arguments: argparse.Namespace, source: Source, folder: Path, detector: Detector) -> list[_Output]:
-    names = [path.name for path in source.paths] if isinstance(source, ImageFiles) else None
+    names = source.names
     outputs = []
     # Numbers before pictures: they are on the disk first.
     for name in dict.fromkeys(arguments.format):
@@ -196,7 +215,7 @@ def _outputs(arguments: argparse.Namespace, source: Source, folder: Path, detect
             coco = CocoResults(_checked(folder / COCO_NAME), detector.info.category_ids, ids)
             outputs.append(_Output(coco, COCO_NAME))
         elif name == "yolo":
-            outputs.append(_Output(YoloLabels(folder / YOLO_NAME, names), f"{YOLO_NAME}/*.txt"))
+            outputs.append(_Output(YoloLabels(folder / YOLO_NAME, names, source.name), f"{YOLO_NAME}/*.txt"))
         elif name == "csv":
             outputs.append(_Output(CsvTable(_checked(folder / CSV_NAME)), CSV_NAME))
         elif names is None:
@@ -208,9 +227,19 @@ def _outputs(arguments: argparse.Namespace, source: Source, folder: Path, detect
         return outputs
     if names is None:
         drawn = f"{file_stem(source.name)}_detected.mp4"
-        video = DrawnVideo(_checked(folder / drawn), source.rate, source.live)
+        video = DrawnVideo(_checked(folder / drawn), source.rate, source.live, arguments.font)
         return [*outputs, _Output(Behind(video), drawn)]
-    return [*outputs, _Output(Behind(DrawnPictures(folder, names)), "the annotated pictures")]
+    return [*outputs, _Output(Behind(DrawnPictures(folder, names, arguments.font)), "the annotated pictures")]
+
+
+def _tell_unwritable(labels: Sequence[str], font: str | None, progress: Progress) -> None:
+    if not labels:
+        return
+    shown = ", ".join(f"{label!r}" for label in labels[:_LABELS_TOLD]) + (", ..." if len(labels) > _LABELS_TOLD else "")
+    lacking = "no font here has all" if font is None else f"{font} lacks"
+    drawn = written(labels[0], font_for(labels[0]) if font is None else font)
+    advice = "--font FILE takes one that has them" if font is None else "give another --font"
+    progress.note(f"{lacking} letters of {shown}; {labels[0]!r} is drawn as {drawn}; {advice}")
 
 
 def _checked(path: Path) -> Path:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..detections import Detections
-from ..errors import UserError
 from ..files import PathLike
 from ..preprocess import ImageSource, as_rgb_array
+from .fonts import check_font, font_for, open_font, written
 
 # Sizes below are for a picture whose longer side has this many pixels, and grow with it.
 REFERENCE_SIDE = 960
@@ -79,7 +79,7 @@ def draw(
     show_scores: bool = True,
     font: PathLike | None = None,
 ) -> Image.Image:
-    """A copy of the picture with an outline and a label for each detection.
+    r"""A copy of the picture with an outline and a label for each detection.
 
     Args:
         image: the picture that was detected on, in any form that `Detector` takes.
@@ -87,7 +87,8 @@ def draw(
         min_long_side: a picture whose longer side is shorter is enlarged smoothly to it, so that labels can
             be read; None keeps every picture's size.
         show_scores: "person 87%" rather than "person".
-        font: a TrueType file; Pillow's own font has Latin letters only.
+        font: a TrueType file. None: Pillow's own font, and for labels with letters that it lacks one of the
+            system's. A letter that is nowhere is written as its number (\u7ea2): labels that differ look different.
 
     Returns:
         A new RGB image. Its size is the picture's, or larger as `min_long_side` says.
@@ -117,7 +118,7 @@ def draw(
     for index in np.argsort(-areas, kind="stable"):
         _draw_outline(canvas, boxes[index], widths[index], unit, colours[index])
 
-    labels = _lay_out(detections, boxes, widths, areas, size, _load_font(font, unit, len(boxes)), show_scores)
+    labels = _lay_out(detections, boxes, widths, areas, size, _load_font(font, unit, len(boxes)), show_scores, font)
     for label in labels:
         if label.leader is not None:
             _draw_leader(canvas, label.leader, max(1.0, 1.2 * unit), colours[label.index])
@@ -148,14 +149,8 @@ class _Label:
 def _load_font(path: PathLike | None, unit: float, count: int) -> ImageFont.FreeTypeFont:
     points = max(_MIN_FONT_SIZE, round((_CROWDED_FONT_SIZE if count > _CROWDED else _FONT_SIZE) * unit))
     if path is not None:
-        try:
-            return ImageFont.truetype(str(path), points)
-        except OSError as error:
-            raise UserError(f"{path}: cannot be used as a font ({error}); give a TrueType file") from error
-    font = ImageFont.load_default(points)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise UserError("this Pillow was built without FreeType and cannot write labels; install Pillow from PyPI")
-    return font
+        check_font(str(path))
+    return open_font(None if path is None else str(path), points)
 
 
 def _lay_out(
@@ -166,18 +161,24 @@ def _lay_out(
     size: tuple[int, int],
     font: ImageFont.FreeTypeFont,
     show_scores: bool,
+    given: PathLike | None = None,
 ) -> list[_Label]:
-    """Give each detection a place for its label, the smallest object first: it has the fewest good places."""
-    ascent, descent = font.getmetrics()
-    padding = max(2, round(0.3 * (ascent + descent)))
-    label_height = ascent + descent + max(2, round(0.12 * (ascent + descent)))
+    """Give each detection a place for its label, the smallest object first: it has the fewest good places.
+
+    `font` writes all labels if it is the `given` one, else those whose letters it has.
+    """
     placed = np.zeros((0, 4))
     labels = []
     for index in np.argsort(areas, kind="stable"):
-        name = detections.names[index]
+        path = font_for(detections.names[index]) if given is None else str(given)
+        own = font if given is not None or path is None else open_font(path, font.size)
+        name = written(detections.names[index], path)
+        ascent, descent = own.getmetrics()
+        padding = max(2, round(0.3 * (ascent + descent)))
+        label_height = ascent + descent + max(2, round(0.12 * (ascent + descent)))
         score = f" {100 * detections.scores[index]:.0f}%" if show_scores else ""
-        text = _fit_text(name, score, font, size[0] - 2 * padding)
-        label_width = math.ceil(font.getlength(text)) + 2 * padding
+        text = _fit_text(name, int(detections.class_ids[index]), score, own, size[0] - 2 * padding)
+        label_width = math.ceil(own.getlength(text)) + 2 * padding
         if not text or label_height > size[1]:
             continue
         gap = widths[index] + 1.0
@@ -186,17 +187,20 @@ def _lay_out(
         best = places[int(costs.argmin())]
         x1, y1, x2, y2 = (round(value) for value in best)
         leader = _leader(boxes[index], best, gap + 0.5 * label_height)
-        labels.append(_Label(int(index), text, font, (x1, y1, x2, y2), padding, leader))
+        labels.append(_Label(int(index), text, own, (x1, y1, x2, y2), padding, leader))
         placed = np.concatenate([placed, best[np.newaxis]])
     return labels
 
 
-def _fit_text(name: str, score: str, font: ImageFont.FreeTypeFont, room: int) -> str:
-    """The label's text, its name shortened where the whole picture is narrower; empty if nothing fits."""
+def _fit_text(name: str, class_id: int, score: str, font: ImageFont.FreeTypeFont, room: int) -> str:
+    """The label's text; where the whole picture is narrower its name is shortened, and its id tells it from others.
+
+    Empty if nothing fits.
+    """
     if font.getlength(name + score) <= room:
         return name + score
     for length in range(len(name) - 1, 0, -1):
-        text = name[:length].rstrip() + "..." + score
+        text = name[:length].rstrip() + f"...#{class_id}" + score
         if font.getlength(text) <= room:
             return text
     return ""

@@ -6,6 +6,7 @@ Everything outside sees RGB; OpenCV's BGR stays in here. Frames: uint8 [H, W, 3]
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,19 @@ def import_cv2() -> Any:
     return cv2
 
 
+def check_path(path: str) -> str:
+    """A path that OpenCV can take: it crashes over one that is no UTF-8.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: OpenCV takes no video whose path is no UTF-8; rename it") from error
+    return path
+
+
 class Capture:
     """An open video or camera; `is_open` says whether opening it worked.
 
@@ -49,9 +63,11 @@ class Capture:
         """Open a file, a URL, or the camera of a number.
 
         Raises:
-            UserError: OpenCV is missing.
+            UserError: OpenCV is missing, or cannot take the path.
         """
         cv2 = self._cv2 = import_cv2()
+        if isinstance(source, str):
+            check_path(source)
         try:
             if isinstance(source, int):
                 self._capture = cv2.VideoCapture(source)
@@ -78,15 +94,19 @@ class Capture:
 
     def read(self) -> NDArray[np.uint8] | None:
         """The next frame, RGB; None at the end, and where none can be had. OpenCV goes past damaged ones itself."""
+        later = self.read_later()
+        return None if later is None else later()
+
+    def read_later(self) -> Callable[[], NDArray[np.uint8]] | None:
+        """As `read`, but the frame becomes RGB when what is given is called: a frame that is dropped never does."""
         try:
             came, frame = self._capture.read()
-            if not came or frame is None or frame.size == 0:
-                return None
-            code = self._cv2.COLOR_GRAY2RGB if frame.ndim == 2 else self._cv2.COLOR_BGR2RGB
-            pixels: NDArray[np.uint8] = self._cv2.cvtColor(frame, code)
-            return pixels
         except self._cv2.error:
             return None
+        if not came or frame is None or frame.size == 0 or (frame.ndim == 3 and frame.shape[2] != 3):
+            return None
+        code = self._cv2.COLOR_GRAY2RGB if frame.ndim == 2 else self._cv2.COLOR_BGR2RGB
+        return lambda: self._cv2.cvtColor(frame, code)
 
     def close(self) -> None:
         """Give the device or file back."""
@@ -95,6 +115,27 @@ class Capture:
     def _number(self, name: int) -> float:
         value = float(self._capture.get(name)) if self._capture.isOpened() else 0.0
         return value if np.isfinite(value) and value > 0 else 0.0
+
+
+class LiveCapture:
+    """As Capture, for a camera: what `read` gives makes the pixels when it is called, because most may be dropped."""
+
+    def __init__(self, source: str | int) -> None:
+        """As Capture."""
+        self._capture = Capture(source)
+        self.rate = self._capture.rate
+
+    @property
+    def is_open(self) -> bool:
+        return self._capture.is_open
+
+    def read(self) -> Callable[[], NDArray[np.uint8]] | None:
+        """The next frame, for later; None where none came."""
+        return self._capture.read_later()
+
+    def close(self) -> None:
+        """As Capture."""
+        self._capture.close()
 
 
 class Mp4:

@@ -1,4 +1,4 @@
-"""Where pictures come from: image files, a video, a camera; one class a kind.
+"""Where pictures come from: image files, a URL's picture, a video, a camera; one class a kind.
 
 A source is iterated once, maybe in another thread, and gives `Frame`s, and a `Problem` where one could not be
 had. Frames: uint8 RGB [H, W, 3].
@@ -6,10 +6,14 @@ had. Frames: uint8 RGB [H, W, 3].
 
 from __future__ import annotations
 
+import numbers
+import os
 import re
 import threading
+import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Protocol
@@ -18,11 +22,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError, os_reason
-from ..preprocess import as_rgb_array
-from .opencv import Capture
+from ..preprocess import as_rgb_array, decode_image
+from .fetch import FETCHED, Found, file_name_of, look_at, suffix_of, without_secrets
+from .opencv import Capture, LiveCapture
 
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+JPEG_EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".jpe", ".pjpeg", ".pjp")
+IMAGE_EXTENSIONS = (*JPEG_EXTENSIONS, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".h264", ".ts", ".wmv")
+
+# What stands beside pictures and is none: labels, lists, what systems leave. All else that is not taken is told.
+_COMPANIONS = (
+    ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".names", ".cache", ".md", ".html", ".ini",
+    ".db", ".npy", ".npz",
+)  # fmt: skip
+_SUFFIXES_TOLD = 5
 
 # Rates outside are a header's nonsense (raw H.264 has none at all).
 _RATES = (0.1, 240.0)
@@ -43,23 +56,42 @@ _RETRIES = 5
 _RETRY_PAUSE = 2.0
 
 
-@dataclass(frozen=True, eq=False)
 class Frame:
     """A picture.
 
     Attributes:
         name: of its file, or of the video or camera.
         index: its number in the source, from 0; what could not be read counts.
-        pixels: uint8 [H, W, 3], RGB, upright.
         time: seconds since the source's first frame; None for image files.
         arrived: time.perf_counter() when it was there.
     """
 
-    name: str
-    index: int
-    pixels: NDArray[np.uint8]
-    time: float | None = None
-    arrived: float = field(default_factory=perf_counter)
+    def __init__(
+        self,
+        name: str,
+        index: int,
+        pixels: NDArray[np.uint8] | Callable[[], NDArray[np.uint8]],
+        time: float | None = None,
+        arrived: float | None = None,
+    ) -> None:
+        """Take a picture.
+
+        Args:
+            pixels: uint8 [H, W, 3], RGB, upright; or what gives them, called when they are first wanted.
+            arrived: None for now.
+        """
+        self.name = name
+        self.index = index
+        self.time = time
+        self.arrived = perf_counter() if arrived is None else arrived
+        self._pixels = pixels
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """uint8 [H, W, 3], RGB, upright."""
+        if not isinstance(self._pixels, np.ndarray):
+            self._pixels = self._pixels()
+        return self._pixels
 
 
 @dataclass(frozen=True)
@@ -84,6 +116,7 @@ class Source(Protocol):
         still: its frames are pictures of their own rather than moments of one film.
         count: how many frames to expect; None if unknown.
         rate: frames a second; None if it has none.
+        names: each picture's file name, if it is still; else None.
     """
 
     name: str
@@ -91,6 +124,7 @@ class Source(Protocol):
     still: bool
     count: int | None
     rate: float | None
+    names: Sequence[str] | None
 
     def __iter__(self) -> Iterator[Frame | Problem]: ...
 
@@ -98,30 +132,61 @@ class Source(Protocol):
         """End the iteration soon; called from another thread."""
 
 
-def open_source(given: str) -> ImageFiles | VideoFile | Camera:
+def open_source(given: str | os.PathLike[str] | int) -> ImageFiles | FetchedPicture | VideoFile | Camera:
     """The source that a word of the command line means.
 
     Args:
         given: an image, a folder (its images, sorted, without its subfolders), a video; a camera: its number,
-            /dev/videoN, or a URL (rtsp, http, tcp, udp). A URL that ends like a video file is a video.
+            /dev/videoN, or a URL (rtsp, http, tcp, udp). A URL that ends like a video file is a video; one of
+            a picture (http, https, ftp), by its ending or by what the server says, is that picture, fetched once;
+            file:// is the path behind it. A Path is never a camera's number, an int is nothing else.
 
     Raises:
         UserError: there is no such thing, it does not open, or OpenCV is needed and missing.
     """
-    if not given:
+    if not isinstance(given, str | os.PathLike):
+        if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < 0:
+            raise UserError(f"the source {given!r} came; a camera has a number from 0 up")
+        return Camera(str(int(given)))
+    word = os.fspath(given)
+    if not word:
         # Path("") is the working directory.
         raise UserError("--source is empty; give an image, a folder of images, a video or a camera")
-    path = Path(given)
+    scheme = re.match(r"(\w+)://", word)
+    if scheme is not None and scheme[1].lower() != "file":
+        return _open_url(word, scheme[1].lower())
+    path = Path(word) if scheme is None else _path_of_file_url(word)
     if path.is_dir():
-        return ImageFiles(_images_in(path), folder=True)
-    url = re.match(r"\w+://", given) is not None
-    if path.suffix.lower() in VIDEO_EXTENSIONS and (url or path.exists()):
-        return VideoFile(given)
-    if url or (re.fullmatch(r"\d+|/dev/video\d+", given) is not None and not path.is_file()):
-        return Camera(given)
+        return ImageFiles(*_images_in(path))
+    if path.suffix.lower() in VIDEO_EXTENSIONS and path.exists():
+        return VideoFile(str(path))
+    camera = r"\d+|/dev/video\d+" if isinstance(given, str) else r"/dev/video\d+"
+    if re.fullmatch(camera, word) is not None and not path.is_file():
+        return Camera(word)
     if not path.exists():
-        raise UserError(f"--source {given}: no such image, folder or video")
+        raise UserError(f"--source {word}: no such image, folder or video")
     return ImageFiles([path])
+
+
+def _open_url(url: str, scheme: str) -> FetchedPicture | VideoFile | Camera:
+    suffix = suffix_of(url)
+    if suffix in VIDEO_EXTENSIONS:
+        return VideoFile(url)
+    found = look_at(url, suffix in IMAGE_EXTENSIONS) if scheme in FETCHED else Found("stream")
+    if found.kind == "picture":
+        return FetchedPicture(url, found.data)
+    return VideoFile(url) if found.kind == "video" else Camera(url)
+
+
+def _path_of_file_url(url: str) -> Path:
+    """file:///a%20b.jpg -> /a b.jpg"""
+    rest = url.partition("://")[2]
+    host, slash, local = rest.partition("/")
+    if host not in ("", "localhost") or not slash:
+        raise UserError(f"--source {url}: expected file:///path of a file on this machine")
+    quoted, plain = Path(urllib.request.url2pathname(f"/{local}")), Path(f"/{local}")
+    # Typed by hand, a name may have a % of its own.
+    return plain if plain.exists() and not quoted.exists() else quoted
 
 
 class ImageFiles:
@@ -131,17 +196,21 @@ class ImageFiles:
     still = True
     rate: float | None = None
 
-    def __init__(self, paths: Sequence[Path], folder: bool = False) -> None:
+    def __init__(self, paths: Sequence[Path], folder: Path | None = None, passed_over: str = "") -> None:
         """Take files.
 
         Args:
             paths: at least one.
-            folder: they are what a folder held: even a single bad one is only a Problem.
+            folder: they are what it held: even a single bad one is only a Problem.
+            passed_over: what else it held, for people.
         """
         self.paths = tuple(paths)
-        self.name = str(self.paths[0].parent if folder else self.paths[0])
+        self.folder = folder
+        self.passed_over = passed_over
+        self.name = str(folder or self.paths[0])
+        self.names: Sequence[str] | None = tuple(path.name for path in self.paths)
         self.count: int | None = len(self.paths)
-        self._alone = len(self.paths) == 1 and not folder
+        self._alone = len(self.paths) == 1 and folder is None
         self._closed = False
 
     def __iter__(self) -> Iterator[Frame | Problem]:
@@ -161,11 +230,38 @@ class ImageFiles:
         self._closed = True
 
 
+class FetchedPicture:
+    """A picture that came from a URL."""
+
+    live = False
+    still = True
+    rate: float | None = None
+
+    def __init__(self, url: str, data: bytes) -> None:
+        """Take a picture.
+
+        Args:
+            url: where it is from.
+            data: its file's bytes.
+        """
+        self.name = without_secrets(url)
+        self.names: Sequence[str] | None = (file_name_of(url),)
+        self.count: int | None = 1
+        self._data = data
+
+    def __iter__(self) -> Iterator[Frame | Problem]:
+        yield Frame(file_name_of(self.name), 0, as_rgb_array(decode_image(self._data, self.name)))
+
+    def close(self) -> None:
+        pass
+
+
 class VideoFile:
     """A video, frame by frame, upright as its header says, at the times that the file gives."""
 
     live = False
     still = False
+    names: Sequence[str] | None = None
 
     def __init__(self, given: str, open_capture: Callable[[str], Capture] = Capture) -> None:
         """Open a video, to see that it is one.
@@ -177,7 +273,7 @@ class VideoFile:
         Raises:
             UserError: it does not open, or OpenCV is missing.
         """
-        self.name = Path(_without_secrets(given)).name
+        self.name = Path(without_secrets(given)).name
         self._given = given
         self._open_capture = open_capture
         self._closed = False
@@ -236,7 +332,7 @@ class VideoFile:
         if not capture.is_open:
             if Path(self._given).is_file():
                 raise UserError(f"{self._given} does not open as a video; it may be empty, cut short or damaged")
-            raise UserError(f"{_without_secrets(self._given)} cannot be opened as a video")
+            raise UserError(f"{without_secrets(self._given)} cannot be opened as a video")
         return capture
 
 
@@ -246,11 +342,12 @@ class Camera:
     live = True
     still = False
     count: int | None = None
+    names: Sequence[str] | None = None
 
     def __init__(
         self,
         given: str,
-        open_capture: Callable[[str | int], Capture] = Capture,
+        open_capture: Callable[[str | int], LiveCapture] = LiveCapture,
         retries: int = _RETRIES,
         pause: float = _RETRY_PAUSE,
     ) -> None:
@@ -267,11 +364,13 @@ class Camera:
         """
         number = re.fullmatch(r"(?:/dev/video)?(\d+)", given)
         self._device: str | int = int(number.group(1)) if number else given
-        self.name = f"camera{number.group(1)}" if number else _without_secrets(given)
+        self.name = f"camera{number.group(1)}" if number else without_secrets(given)
         self._open_capture = open_capture
         self._retries = retries
         self._pause = pause
         self._closed = threading.Event()
+        # A picture that is called a stream "comes again" each time it is opened, without end.
+        self._enough = 1 if number else 2
         self._capture = open_capture(self._device)
         if not self._capture.is_open:
             raise UserError(f"{self.name} cannot be opened; is it connected, and not used by another program?")
@@ -279,7 +378,7 @@ class Camera:
         self.rate: float | None = rate if _RATES[0] <= rate <= _RATES[1] else None
 
     def __iter__(self) -> Iterator[Frame | Problem]:
-        index, failed, retries, start = 0, 0, 0, 0.0
+        index, came, failed, retries, start = 0, 0, 0, 0, 0.0  # came: since it was opened
         try:
             while not self._closed.is_set():
                 pixels = self._capture.read() if self._capture.is_open else None
@@ -287,9 +386,11 @@ class Camera:
                     now = perf_counter()
                     if index == 0:
                         start = now
-                    if retries:
+                    came += 1
+                    if retries and came == self._enough:
                         yield Problem(f"{self.name}: pictures come again", lost=False)
-                    failed = retries = 0
+                        retries = 0
+                    failed = 0
                     yield Frame(self.name, index, pixels, now - start, now)
                     index += 1
                     continue
@@ -299,10 +400,16 @@ class Camera:
                         yield Problem(f"{self.name}: a picture could not be read", lost=False)
                     self._closed.wait(_FAILED_READ_PAUSE)
                     continue
+                if index == 0 and retries == min(1, self._retries):
+                    raise UserError(f"{self.name} opens and gives no picture; is it a camera or a stream?")
                 if retries == self._retries:
+                    if 0 < came < self._enough:
+                        raise UserError(
+                            f"{self.name} gives one picture and ends, whenever it is opened; it is no stream"
+                        )
                     raise UserError(f"{self.name} is lost: no picture came in {retries} attempts to open it again")
                 retries += 1
-                failed = 0
+                came = failed = 0
                 yield Problem(
                     f"{self.name}: no picture comes; opening it again in {self._pause:g} s "
                     f"({retries} of {self._retries})",
@@ -318,20 +425,29 @@ class Camera:
         self._closed.set()
 
 
-def _images_in(folder: Path) -> list[Path]:
+def _images_in(folder: Path) -> tuple[list[Path], Path, str]:
+    """A folder's images, the folder, and what else it holds, for people; as ImageFiles takes them."""
+    images, others = [], []
     try:
-        files = [file for file in folder.iterdir() if file.suffix.lower() in IMAGE_EXTENSIONS and file.is_file()]
+        for file in folder.iterdir():
+            suffix = file.suffix.lower()
+            if suffix in IMAGE_EXTENSIONS and file.is_file():
+                images.append(file)
+            elif suffix not in _COMPANIONS and not file.name.startswith(".") and not file.is_dir():
+                others.append(suffix or "no ending")
     except OSError as error:
         raise UserError(f"{folder}: {os_reason(error)}") from error
-    if not files:
-        raise UserError(f"the folder {folder} has no images ({', '.join(IMAGE_EXTENSIONS)})")
-    return sorted(files)
+    told = ""
+    if others:
+        most = [suffix for suffix, _ in Counter(sorted(others)).most_common()]
+        more = ", ..." if len(most) > _SUFFIXES_TOLD else ""
+        count = "1 file" if len(others) == 1 else f"{len(others)} files"
+        told = f"passed over: {count} ({', '.join(most[:_SUFFIXES_TOLD])}{more})"
+    if not images:
+        reason = f"; {told}" if told else ""
+        raise UserError(f"the folder {folder} has no images ({', '.join(IMAGE_EXTENSIONS)}){reason}")
+    return sorted(images), folder, told
 
 
 def _frames(count: int) -> str:
     return "1 frame" if count == 1 else f"{count} frames"
-
-
-def _without_secrets(url: str) -> str:
-    """rtsp://name:password@host/1?token=x -> rtsp://host/1: it goes to terminals and files."""
-    return re.sub(r"\?.*", "", re.sub(r"(?<=://)[^/]*@", "", url)) if "://" in url else url

@@ -1,4 +1,4 @@
-"""Frames through a detector: the next one is read and resized in another thread while the network works.
+"""Frames through a detector: the next one is read in another thread while the network works.
 
 Frames: uint8 RGB [H, W, 3].
 """
@@ -59,8 +59,9 @@ class _Ready:
 class ReadAhead:
     """Iterates a source in another thread and makes its frames ready for the network.
 
-    A source that can wait is kept at most _WAITING frames ahead. Of a live one only the newest frame waits:
-    one that comes too late for the network is dropped, so that results do not lag.
+    A source that can wait is kept at most _WAITING frames ahead. Of a live one only the newest frame waits, as it
+    came: one that comes too late for the network is dropped, so that results do not lag, and only one that is taken
+    is made ready, by `next`. To make every frame ready would keep a core busy with what nobody sees.
 
     Attributes:
         dropped: how many were.
@@ -70,7 +71,7 @@ class ReadAhead:
         self.dropped = 0
         self._source = source
         self._prepare = prepare
-        self._ready: deque[_Ready | Problem] = deque()
+        self._ready: deque[_Ready | Frame | Problem] = deque()
         self._changed = threading.Condition()
         self._ended = self._closed = False
         self._error: BaseException | None = None
@@ -94,6 +95,10 @@ class ReadAhead:
         Raises:
             UserError: what the source raised, after everything that came before it.
         """
+        item = self._take(stop)
+        return self._prepare(item) if isinstance(item, Frame) else item
+
+    def _take(self, stop: Callable[[], bool]) -> _Ready | Frame | Problem | None:
         with self._changed:
             while not stop():
                 if self._ready:
@@ -111,7 +116,7 @@ class ReadAhead:
         items = iter(self._source)
         try:
             for item in items:
-                ready = item if isinstance(item, Problem) else self._prepare(item)
+                ready = item if isinstance(item, Problem) or self._source.live else self._prepare(item)
                 with self._changed:
                     if self._source.live:
                         self._drop_frames()

@@ -11,6 +11,7 @@ import datetime
 import io
 import json
 import queue
+import re
 import shutil
 import sys
 import textwrap
@@ -22,29 +23,33 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from ..detections import CSV_FIELDS
 from ..errors import UserError, os_reason
-from ..files import atomic_path, atomic_write, check_target
+from ..files import PathLike, atomic_path, atomic_write, check_target
 from .drawing import draw
-from .opencv import Mp4, count_frames
+from .opencv import Mp4, check_path, count_frames
+from .ownership import SIGN, first_foreign, first_foreign_label, is_coco, is_csv, is_lines, is_report, is_signed
+from .sources import JPEG_EXTENSIONS
 from .stream import Result
-
-# Pictures of these stay JPEG; what was lossless becomes PNG.
-JPEG_EXTENSIONS = (".jpg", ".jpeg")
 
 # Without the room for its index a video is lost as a whole: better stop while there is some.
 _RESERVE_BYTES = 16 << 20
 _FRAMES_PER_CHECK = 25
 # A frame is repeated until the next one's time; a longer gap is a fault of the file's clock.
 _LONGEST_HOLD = 60.0
+# A file's name need not be UTF-8. In JSON Python writes its odd bytes as \udcff, and so does `cli.run` on a terminal.
+_ERRORS = "backslashreplace"
 # Results that wait to be drawn; they hold their pictures.
 _BEHIND = 1
 
 
 class Writer(Protocol):
     """What takes results, one after the other, and is closed once."""
+
+    def foreign(self) -> Path | None:
+        """A file that it would replace and that no earlier one like it wrote; None if there is none."""
 
     def write(self, result: Result) -> None: ...
 
@@ -65,6 +70,7 @@ def make_folder(folder: Path) -> None:
 
 def drawn_names(names: Sequence[str]) -> list[str]:
     """A name for each picture's annotated one, no two the same, not even where case does not count."""
+    # A JPEG stays one; what was lossless becomes PNG.
     ends = [".jpg" if Path(name).suffix.lower() in JPEG_EXTENSIONS else ".png" for name in names]
     return _unique_names(names, ends, "_detected")
 
@@ -85,15 +91,19 @@ def image_ids(names: Sequence[str]) -> list[int]:
 class DrawnPictures:
     """An annotated picture for each image file."""
 
-    def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        """Take a folder and the source's file names."""
+    def __init__(self, folder: Path, names: Sequence[str], font: PathLike | None = None) -> None:
+        """Take a folder, the source's file names, and `draw`'s font."""
         self._folder = folder
         self._names = drawn_names(names)
+        self._font = font
+
+    def foreign(self) -> Path | None:
+        return first_foreign((self._folder / name for name in self._names), is_signed)
 
     def write(self, result: Result) -> None:
         make_folder(self._folder)
         name = self._names[result.frame.index]
-        atomic_write(self._folder / name, _encode(draw(result.frame.pixels, result.detections), name))
+        atomic_write(self._folder / name, _encode(draw(result.frame.pixels, result.detections, font=self._font), name))
 
     def close(self) -> None:
         pass
@@ -106,14 +116,20 @@ class DrawnVideo:
     so some are repeated, and one that comes too soon after another is left out.
     """
 
-    def __init__(self, path: Path, rate: float | None, live: bool) -> None:
+    def __init__(self, path: Path, rate: float | None, live: bool, font: PathLike | None = None) -> None:
         """Take where to write, and the source's rate.
 
         Args:
             path: ends in .mp4.
             rate: frames a second; None if unknown.
             live: the video's rate is the detector's where that is lower: repeated frames cost time.
+            font: as `draw` takes it.
+
+        Raises:
+            UserError: OpenCV cannot take the path.
         """
+        check_path(str(path))
+        self._font = font
         self._path = path
         self._rate = rate
         self._live = live
@@ -126,8 +142,11 @@ class DrawnVideo:
         self._next_check = _FRAMES_PER_CHECK
         self._last: NDArray[np.uint8] | None = None
 
+    def foreign(self) -> Path | None:
+        return first_foreign([self._path], is_signed)
+
     def write(self, result: Result) -> None:
-        drawn = draw(result.frame.pixels, result.detections, min_long_side=None)
+        drawn = draw(result.frame.pixels, result.detections, min_long_side=None, font=self._font)
         time = result.frame.time or 0.0
         if self._video is None:
             self._open(drawn.size, result.milliseconds)
@@ -157,6 +176,9 @@ class DrawnVideo:
             assert self._temporary is not None
             if count_frames(self._temporary) != self._written:
                 raise UserError(f"cannot write {self._path}: the video did not come out whole; is the disk full?")
+            with self._temporary.open("ab") as file:
+                # A box of the kind that players skip.
+                file.write((8 + len(SIGN)).to_bytes(4, "big") + b"free" + SIGN)
 
     def _open(self, size: tuple[int, int], milliseconds: float) -> None:
         rate = self._rate or 25.0
@@ -188,6 +210,9 @@ class JsonReport:
         self._model = model
         self._any = False
 
+    def foreign(self) -> Path | None:
+        return first_foreign([self._file.path], is_report)
+
     def write(self, result: Result) -> None:
         if not self._any:
             self._file.write(f'{{\n  "model": {json.dumps(self._model)},\n  "images": [\n')
@@ -212,6 +237,9 @@ class JsonLines:
         """Take where to write; lines of a live source say the clock's time too."""
         self._file = _GrowingFile(path)
         self._live = live
+
+    def foreign(self) -> Path | None:
+        return first_foreign([self._file.path], is_lines)
 
     def write(self, result: Result) -> None:
         frame = result.frame
@@ -240,6 +268,9 @@ class CocoResults:
         self._ids = ids
         self._separator = "[\n"
 
+    def foreign(self) -> Path | None:
+        return first_foreign([self._file.path], is_coco)
+
     def write(self, result: Result) -> None:
         frame = result.frame
         image_id = frame.index + 1 if self._ids is None else self._ids[frame.index]
@@ -256,10 +287,19 @@ class CocoResults:
 class YoloLabels:
     """A text file a picture in labels/, empty where nothing is found; a video's end in the frame's number."""
 
-    def __init__(self, folder: Path, names: Sequence[str] | None) -> None:
-        """Take a folder, and the names of image files; None for a video or camera."""
+    def __init__(self, folder: Path, names: Sequence[str] | None, film: str = "") -> None:
+        """Take a folder, and the names of image files; None for a video or camera, whose name is `film`."""
         self._folder = folder
         self._names = None if names is None else label_names(names)
+        self._film = film
+
+    def foreign(self) -> Path | None:
+        if not self._folder.is_dir():
+            return None
+        if self._names is not None:
+            return first_foreign_label(self._folder / name for name in self._names)
+        film = re.compile(re.escape(file_stem(self._film)) + r"_\d{6,}\.txt")
+        return first_foreign_label(path for path in sorted(self._folder.iterdir()) if film.fullmatch(path.name))
 
     def write(self, result: Result) -> None:
         frame = result.frame
@@ -280,6 +320,9 @@ class CsvTable:
         """Take where to write."""
         self._file = _GrowingFile(path)
         self._begun = False
+
+    def foreign(self) -> Path | None:
+        return first_foreign([self._file.path], is_csv)
 
     def write(self, result: Result) -> None:
         frame = result.frame
@@ -309,6 +352,9 @@ class Behind:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="write-behind", daemon=True)
         self._thread.start()
+
+    def foreign(self) -> Path | None:
+        return self._writer.foreign()
 
     def write(self, result: Result) -> None:
         self._raise_error()
@@ -352,32 +398,32 @@ class _GrowingFile:
     """Text on the disk as soon as it is written, under its final name."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._file: IO[str] | None = None
 
     def write(self, text: str) -> None:
         try:
             if self._file is None:
-                make_folder(self._path.parent)
-                self._file = check_target(self._path).open("w", encoding="utf-8", newline="")
+                make_folder(self.path.parent)
+                self._file = check_target(self.path).open("w", encoding="utf-8", errors=_ERRORS, newline="")
             self._file.write(text)
             self._file.flush()
         except OSError as error:
-            raise UserError(f"cannot write {self._path}: {os_reason(error)}") from error
+            raise UserError(f"cannot write {self.path}: {os_reason(error)}") from error
 
     def close(self) -> None:
         if self._file is not None:
             try:
                 self._file.close()
             except OSError as error:
-                raise UserError(f"cannot write {self._path}: {os_reason(error)}") from error
+                raise UserError(f"cannot write {self.path}: {os_reason(error)}") from error
 
 
 class _WholeFile:
     """Text that has its name when it is whole; meanwhile it is on the disk, not in memory."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._stack = ExitStack()
         self._file: IO[str] | None = None
         self._failed = False
@@ -385,9 +431,11 @@ class _WholeFile:
     def write(self, text: str) -> None:
         try:
             if self._file is None:
-                make_folder(self._path.parent)
-                temporary = self._stack.enter_context(atomic_path(self._path))
-                self._file = self._stack.enter_context(temporary.open("x", encoding="utf-8", newline=""))
+                make_folder(self.path.parent)
+                temporary = self._stack.enter_context(atomic_path(self.path))
+                self._file = self._stack.enter_context(
+                    temporary.open("x", encoding="utf-8", errors=_ERRORS, newline="")
+                )
             self._file.write(text)
         except OSError:
             self._failed = True
@@ -430,7 +478,9 @@ def _encode(picture: Image.Image, name: str) -> bytes:
     buffer = io.BytesIO()
     if name.endswith(".jpg"):
         # Full colour resolution: thin coloured outlines smear otherwise.
-        picture.save(buffer, "JPEG", quality=92, subsampling=0)
+        picture.save(buffer, "JPEG", quality=92, subsampling=0, comment=SIGN)
     else:
-        picture.save(buffer, "PNG")
+        signed = PngImagePlugin.PngInfo()
+        signed.add_text("Software", SIGN.decode())
+        picture.save(buffer, "PNG", pnginfo=signed)
     return buffer.getvalue()

@@ -10,6 +10,7 @@ from typing import Any
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import Config, load_config
+from tinydet_tf.data.splits import found
 from tinydet_tf.training.qat.fake_quantization import load_tfmot
 from tinydet_tf.weights import CONFIG, Initialized, other_settings, read_config, weights_file
 
@@ -41,7 +42,7 @@ def qat_config(init: Any, *, other_data: bool = False) -> Config:
         early_stopping_patience=None,
         freeze_backbone=0,
     )
-    data = config.data
+    data = found(config.data, file) or config.data
     if other_data:
         data = dataclasses.replace(
             data, root=None, train_json=None, train_images=None, val_json=None, val_images=None, limit=None

@@ -95,6 +95,11 @@ class CocoValidation(keras.callbacks.Callback):
         logs.update({f"val_{name}": value for name, value in evaluation.metrics.items()})
 
 
+def literal(path: Path) -> str:
+    """A path for Keras' ModelCheckpoint, which puts numbers in the place of braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 class KeepBest(keras.callbacks.ModelCheckpoint):
     """Writes the weights of the best val_AP so far, and says nothing of epochs that are not validated."""
 
@@ -104,7 +109,7 @@ class KeepBest(keras.callbacks.ModelCheckpoint):
           best: the val_AP to beat; None: of a new run.
         """
         super().__init__(
-            str(path),
+            literal(path),
             monitor="val_AP",
             mode="max",
             save_best_only=True,

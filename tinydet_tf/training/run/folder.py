@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tensorflow as tf
@@ -11,12 +15,52 @@ import tensorflow as tf
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write, remove_leftovers
 from tinydet_tf.config import Config, load_config, save_config
+from tinydet_tf.data.splits import found, not_found
 from tinydet_tf.weights import BEST, CALIBRATION, CONFIG, LAST
 
 METRICS, LOGS, BACKUP = "metrics.json", "logs", "backup"
-#: The only values of its configuration that a resumed run may change.
-RESUMABLE = ("train.epochs", "train.validate_every", "train.early_stopping_patience")
+#: The only values of its configuration that a resumed run may change; those of the data say where it lies by now.
+RESUMABLE = (
+    "train.epochs", "train.validate_every", "train.early_stopping_patience", "data.root", "data.train_json",
+    "data.train_images", "data.val_json", "data.val_images",
+)  # fmt: skip
+#: Where TensorFlow looks for a checkpoint, it takes these in the path of a folder for a pattern.
+_PATTERN = "*?[" if os.sep == "\\" else "*?[\\"
 _OURS = (CONFIG, METRICS, LOGS, BACKUP, BEST, LAST, CALIBRATION)
+
+
+@contextmanager
+def plain_path(folder: Path) -> Iterator[Path]:
+    """A path of the run folder under which TensorFlow finds checkpoints: its own, or a link without _PATTERN.
+
+    As a pattern `runs/exp[1]` is not itself and is `runs/exp1`, whose checkpoints would be read and removed.
+
+    Raises:
+      UserError: a link is needed and cannot be made.
+    """
+    if not any(letter in str(folder) for letter in _PATTERN):
+        yield folder
+        return
+    with _plain_folder(folder) as place:
+        link = place / "run"
+        try:
+            link.symlink_to(folder.absolute(), target_is_directory=True)
+        except (OSError, NotImplementedError) as error:
+            raise UserError(f"{_refused(folder)}, and a link to it cannot be made ({error})") from error
+        yield link
+
+
+@contextmanager
+def _plain_folder(folder: Path) -> Iterator[Path]:
+    place = tempfile.gettempdir()
+    if any(letter in place for letter in _PATTERN):
+        raise UserError(f"{_refused(folder)}, and so does the folder for temporary files, {place}; set TMPDIR")
+    with tempfile.TemporaryDirectory(prefix="tinydet-") as made:
+        yield Path(made)
+
+
+def _refused(folder: Path) -> str:
+    return f"the path of the run {folder} holds one of {' '.join(_PATTERN)}, which TensorFlow takes for a pattern"
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
@@ -25,6 +69,12 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     Raises:
       UserError: the folder is taken.
     """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"--output {folder} is no UTF-8, and TensorFlow writes to no such folder; give another"
+        ) from error
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output {folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -48,7 +98,11 @@ def resumed_config(folder: Path, assignments: Sequence[str] = ()) -> Config:
     for assignment in assignments:
         if assignment.partition("=")[0] not in RESUMABLE:
             raise UserError(f"--resume keeps the run's configuration; only {', '.join(RESUMABLE)} may be --set")
-    return load_config(folder / CONFIG, assignments=assignments)
+    config = load_config(folder / CONFIG, assignments=assignments)
+    data = found(config.data, folder / CONFIG)
+    if data is None:
+        raise not_found(config.data, folder, "add --set data.root=DIR, where it lies by now")
+    return dataclasses.replace(config, data=data)
 
 
 def finished_epochs(folder: Path) -> int:
@@ -57,14 +111,17 @@ def finished_epochs(folder: Path) -> int:
     Raises:
       UserError: it is damaged. All of it is read here, because Keras would only find out in the middle of restoring.
     """
-    checkpoint = tf.train.latest_checkpoint(str(folder / BACKUP / "chief"))
-    if checkpoint is None:
-        return 0
     try:
-        reader = tf.train.load_checkpoint(checkpoint)
-        for name in reader.get_variable_to_shape_map():
-            reader.get_tensor(name)
-        saved = reader.get_tensor("ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE")
+        with plain_path(folder) as plain:
+            checkpoint = tf.train.latest_checkpoint(str(plain / BACKUP / "chief"))
+            if checkpoint is None:
+                return 0
+            reader = tf.train.load_checkpoint(checkpoint)
+            for name in reader.get_variable_to_shape_map():
+                reader.get_tensor(name)
+            saved = reader.get_tensor("ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE")
+    except UserError:
+        raise
     except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
         raise UserError(f"{folder / BACKUP} is damaged; start a new run with --init {folder / LAST}") from error
     return int(saved) + 1

@@ -80,10 +80,17 @@ def load_plan(path: Path, *, only: Sequence[str] | None = None) -> Plan:
     texts = lists and all(isinstance(row, list) and all(isinstance(text, str) for text in row) for row in lists)
     if not (texts and isinstance(seeds, list) and seeds and all(isinstance(seed, int) for seed in seeds)):
         raise UserError(f"plan {path}: rows are lists of key=value, seeds a list of numbers; see configs/experiments/")
+    if not all(isinstance(name, str) for name in rows):
+        raise UserError(f"plan {path}: the name of each row is a text; put the others in quotes")
     for name in only or ():
         if name not in rows:
             raise UserError(f"plan {path} has no row {name!r}; it has {', '.join(map(repr, rows))}")
     chosen = {name: (*shared, *row) for name, row in rows.items() if only is None or name in only}
+    folders: dict[Path, str] = {}
+    for name in rows:
+        other = folders.setdefault(row_folder(Path(), name, 0), name)
+        if other != name:
+            raise UserError(f"plan {path}: the rows {other!r} and {name!r} would share a folder; rename one")
     plan = Plan(path.parent / str(values["config"]), chosen, tuple(seeds))
     for name in plan.rows:
         plan.configured(name, plan.seeds[0])

@@ -21,7 +21,7 @@ from tinydet_tf.commands import command_text
 from tinydet_tf.config import Config, DataConfig, TrainConfig
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.data.pipeline import build_pipeline, line_of_user_error
-from tinydet_tf.data.splits import load_split, named, preparation
+from tinydet_tf.data.splits import absolute, load_split, named, preparation
 from tinydet_tf.evaluation import KerasDetector, match_classes
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.detector import TinyDet
@@ -37,6 +37,7 @@ from tinydet_tf.training.run.callbacks import (
     StopEarly,
     StopOnNaN,
     TakeCopy,
+    literal,
 )
 from tinydet_tf.training.run.console import Console
 from tinydet_tf.training.run.distribution import (
@@ -54,6 +55,7 @@ from tinydet_tf.training.run.folder import (
     check_folder,
     clear_folder,
     finished_epochs,
+    plain_path,
     prepare_folder,
 )
 from tinydet_tf.training.run.precision import check_precision
@@ -162,7 +164,7 @@ class TrainingRun:
                 f"the classes of {self.train_data.annotation_file} are no longer the run's; start a new run"
             )
         match_classes(names, self.val_data)
-        config = dataclasses.replace(config, data=named(config.data))
+        config = dataclasses.replace(config, data=absolute(named(config.data)))
         self.config = with_classes(config, names, self.train_data.category_ids)
         self.recipe = config.train
         self.finished = finished_epochs(folder) if resume else 0
@@ -190,9 +192,9 @@ class TrainingRun:
             trainer = RunTrainer(networks.trained, self.config, networks.copy)
             trainer.compile(optimizer=make_optimizer(self.recipe, make_schedule(self.recipe, self.steps)))
         console = self._console()
-        callbacks = self._callbacks(networks, console)
         try:
-            self._fit(trainer, pipeline, callbacks)
+            with plain_path(self.folder) as plain:
+                self._fit(trainer, pipeline, self._callbacks(networks, console, plain / BACKUP))
         finally:
             if console is not None:
                 console.close()
@@ -248,7 +250,7 @@ class TrainingRun:
             return None
         return Console(self.recipe.epochs, self.finished, self.steps, self.recipe.batch_size)
 
-    def _callbacks(self, networks: Networks, console: Console | None) -> list[Any]:
+    def _callbacks(self, networks: Networks, console: Console | None, backup: Path) -> list[Any]:
         """What happens between the steps. Keras' own stand behind the one that measures AP: they read its numbers."""
         recipe, names = self.recipe, self.config.class_names
         detect = KerasDetector(networks.measured, names)
@@ -270,7 +272,7 @@ class TrainingRun:
             StopEarly(self.history, recipe.early_stopping_patience),
             # The last one, so that the others have written an epoch before it is recorded as done. All workers take
             # part in the backup; only the chief's file stays.
-            keras.callbacks.BackupAndRestore(str(self.folder / BACKUP), delete_checkpoint=False),
+            keras.callbacks.BackupAndRestore(str(backup), delete_checkpoint=False),
         ]
 
     def _chiefs_callbacks(self, networks: Networks, detect: KerasDetector) -> list[Any]:
@@ -278,7 +280,7 @@ class TrainingRun:
         logs = self.folder / LOGS
         callbacks = [
             KeepBest(self.folder / BEST, self.history.best.get("val_AP")),
-            keras.callbacks.ModelCheckpoint(str(self.folder / LAST), save_weights_only=True),
+            keras.callbacks.ModelCheckpoint(literal(self.folder / LAST), save_weights_only=True),
             keras.callbacks.TensorBoard(str(logs), write_graph=False, profile_batch=0),
             StepScalars(logs / STEPS, self.steps),
             Pictures(logs / IMAGES, detect, self.val_data),
