@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from tinydet_lite.cli import printable, run
-from tinydet_lite.errors import UserError
+from tinydet_lite.cli import run
+from tinydet_lite.errors import UserError, printable
 from tinydet_lite.files import atomic_path, atomic_write, check_target, remove_leftovers
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .errors import UserError, os_reason
+from .errors import UserError, os_reason, printable
 
 EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -19,8 +19,6 @@ EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 # And for one that SIGTERM ended (`timeout`, `docker stop`, systemd).
 EXIT_TERMINATED = 143
-
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def run(main: Callable[[], None]) -> None:
@@ -35,14 +33,6 @@ def run(main: Callable[[], None]) -> None:
     """
     with _orderly_termination():
         _run(main)
-
-
-def printable(text: str) -> str:
-    """Text from outside (a file's name, a model's labels) for the terminal, its control characters as escapes.
-
-    They could move the cursor or change colours. What the terminal's encoding lacks is `run`'s to escape.
-    """
-    return text.translate(_CONTROLS)
 
 
 @contextmanager

@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+
+
+def printable(text: str) -> str:
+    """Text from outside (a file's name, a model's labels) for the terminal, its control characters as escapes.
+
+    They could move the cursor, change colours or begin a new line. What the terminal's encoding lacks is `cli.run`'s to
+    escape.
+    """
+    return text.translate(_CONTROLS)
+
 
 class UserError(ValueError):
     """Wrong input: a file, an argument, an image, an installation.
@@ -9,6 +20,9 @@ class UserError(ValueError):
     The message is one clear line: what came, what was expected, what to do. Commands print it without a
     traceback and exit with 2 (see `cli.run`). A bug in this project is never a UserError.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 def os_reason(error: OSError) -> str:

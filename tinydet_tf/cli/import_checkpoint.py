@@ -6,8 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from tinydet_lite.cli import printable
-from tinydet_lite.errors import UserError
+from tinydet_lite.errors import UserError, printable
 from tinydet_lite.files import check_target
 from tinydet_tf.cli.options import check_variant
 from tinydet_tf.commands import command_text

@@ -8,8 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from tinydet_lite.cli import printable
-from tinydet_lite.errors import UserError
+from tinydet_lite.errors import UserError, printable
 from tinydet_lite.files import atomic_write, check_target
 from tinydet_tf.config import VARIANTS, Config, assignment, load_config
 
@@ -86,6 +85,15 @@ def write_json(path: Path | None, content: Any) -> None:
         print(f"Written: {printable(str(path))}")
 
 
+class _OneLine(logging.Formatter):
+    """A message in one line, whatever the names in it hold; a traceback, where there is one, stays as it is."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
 def log_to_terminal() -> None:
     """Messages of the libraries from INFO on, a line each."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(_OneLine("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[terminal])

@@ -15,7 +15,7 @@ from collections.abc import Collection, Container, Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
-from tinydet_lite.errors import UserError, os_reason
+from tinydet_lite.errors import UserError, os_reason, printable
 from tinydet_tf.data.labelled import shown
 
 _LOG = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ Parts = tuple[str, ...]
 
 def some(names: Collection[str]) -> str:
     """The first names of many, for a message: "a, b, c, ..."."""
-    return ", ".join(list(names)[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return ", ".join(map(printable, list(names)[:NAMED])) + (", ..." if len(names) > NAMED else "")
 
 
 def pass_over(where: Path, names: Collection[str], what: str) -> None:

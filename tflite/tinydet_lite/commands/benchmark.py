@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cli import printable, run
+from ..cli import run
+from ..errors import printable
 from ..files import atomic_write, check_target
 from ..guard.trial import try_model
 from ..lab.benchmark import BenchmarkReport, BenchmarkResult, FileResult, benchmark

@@ -9,9 +9,9 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cli import printable, run
+from ..cli import run
 from ..detector import Detector
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..files import check_target
 from ..guard.trial import try_model
 from ..media.classes import class_ids_of

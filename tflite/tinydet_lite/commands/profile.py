@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..cli import printable, run
+from ..cli import run
+from ..errors import printable
 from ..files import atomic_write, check_target
 from ..lab.operators import Group, Profile, profile
 from ..preprocess import as_rgb_array

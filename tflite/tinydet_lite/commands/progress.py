@@ -7,8 +7,8 @@ import sys
 import time
 from collections import Counter
 
-from ..cli import printable
 from ..detections import Detections
+from ..errors import printable
 from ..media.stream import Meter, Result
 
 _STATUS_SECONDS = 0.2

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from ..cli import printable
+from ..errors import printable
 from ..runtime import build_interpreter
 from .macs import operator_macs
 
