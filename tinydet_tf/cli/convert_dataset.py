@@ -49,8 +49,8 @@ def main() -> None:
         if folder is None:
             formats = {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO", "auto": "COCO, Pascal VOC or YOLO"}
             raise UserError(
-                f"--input {args.input} is no {formats[args.format]} data set; VOC has Annotations/ and JPEGImages/, YOLO "
-                "a data.yaml or images/ and labels/; docs/data.md has all that is known"
+                f"--input {args.input} is no {formats[args.format]} data set; VOC has Annotations/ and JPEGImages/, "
+                "YOLO a data.yaml or images/ and labels/; docs/data.md has all that is known"
             )
         parts = train_and_val(folder, args.val_fraction, args.seed)
         splits = {split: coco_split(folder, images) for split, images in parts.items()}
