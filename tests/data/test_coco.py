@@ -304,10 +304,12 @@ def test_locate_split_layouts(tmp_path: Path) -> None:
     own = tmp_path / "own"
     for split in ("train", "val"):
         (own / split / "images").mkdir(parents=True)
-        expected = (_touch(own / split / "instances.json"), own / split / "images")
-        assert locate_split(own, split)[:3] == (*expected, None)
+        _touch(own / split / "instances.json")
+    for split in ("train", "val"):
+        expected = (own / split / "instances.json", own / split / "images", None)
+        assert locate_split(own, split)[:3] == expected
         for asked in ("train", "val", "test"):
-            assert locate_split(str(own / split), asked)[:3] == (*expected, None)  # the folder is the split itself
+            assert locate_split(str(own / split), asked)[:3] == expected  # the folder is the split itself
 
     coco = tmp_path / "coco"
     (coco / "val2017").mkdir(parents=True)

@@ -291,9 +291,11 @@ def test_ids_that_are_text(coco_document: Document, write_coco: Write, tmp_path:
     numbers = load_coco(*write_coco(coco_document))
 
     def found(dataset: CocoDataset) -> Any:
+        scores = iter((0.9, 0.8))  # no two alike: COCO's evaluation orders those by the image's id
+
         def detect(_: np.ndarray) -> Detections:
-            first = np.array([[4, 5, 14, 17]], np.float32)
-            return Detections(first, np.ones(1, np.float32), np.ones(1, np.int32), ("second",))
+            box, score = np.array([[4, 5, 14, 17]], np.float32), np.array([next(scores)], np.float32)
+            return Detections(box, score, np.ones(1, np.int32), ("second",))
 
         return evaluate(detect, dataset.class_names, dataset)
 

@@ -47,10 +47,10 @@ def main() -> None:
             chosen = None if args.format == "auto" else args.format
             folder = open_folder(args.input, chosen, voc_first_pixel=args.voc_first_pixel)
         if folder is None:
-            names = {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO", "auto": "COCO, Pascal VOC or YOLO"}
+            formats = {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO", "auto": "COCO, Pascal VOC or YOLO"}
             raise UserError(
-                f"--input {args.input} is no {names[args.format]} data set; VOC has Annotations/ and JPEGImages/, YOLO "
-                "a data.yaml or images/ and labels/; docs/data.md has all that is known"
+                f"--input {args.input} is no {formats[args.format]} data set; VOC has Annotations/ and JPEGImages/, "
+                "YOLO a data.yaml or images/ and labels/; docs/data.md has all that is known"
             )
         parts = train_and_val(folder, args.val_fraction, args.seed)
         splits = {split: coco_split(folder, images) for split, images in parts.items()}

@@ -101,6 +101,8 @@ def subfolder(directory: Path, relative: str) -> Path | None:
     path = directory / relative
     if path.is_dir():
         return path
+    if not directory.is_dir():
+        return None
     path = directory
     for part in Path(relative).parts:
         alike = [name for name in entries(path) if name.lower() == part.lower() and (path / name).is_dir()]
