@@ -84,7 +84,7 @@ def read_header(path: Path) -> Header:
         else:
             # No short check is known. Pillow turns a TIFF while it decodes.
             return Header(*load_image(path).size, 1)
-        orientation = image.getexif().get(ExifTags.Base.Orientation) if tagged else None
+        orientation: Any = image.getexif().get(ExifTags.Base.Orientation) if tagged else None  # whatever was written
     if not whole:
         load_image(path)
     return Header(width, height, orientation if orientation in range(2, 9) else 1)
