@@ -223,7 +223,7 @@ def test_one_tolerance_along_the_chain(
     files["val"].write_bytes(b"\xff\xd8 no jpeg")
     run, model = tmp_path / "run", tmp_path / "m.tflite"
     chain = (
-        (("train.py", "--data", folder, "--output", run, *small()), "train", "val"),
+        (("train.py", "--data", folder, "--output", run, *small("model.input_size=64")), "train", "val"),
         (("evaluate.py", "--model", run), "val"),
         (("export.py", "--model", run, "--format", "int8", "--output", model), "train"),
         (("evaluate.py", "--model", model, "--data", folder), "val"),

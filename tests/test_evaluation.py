@@ -159,8 +159,8 @@ def test_objects_of_broken_images_are_left_out_not_missed(
     dataset = write_data(tmp_path)
     results = some_results(dataset)
     path = dataset.images[1].path
-    content = path.read_bytes()
-    path.write_bytes(content[:60] + bytes(20) + content[80:] if inside else content[:60])
+    before, mark, pixels = path.read_bytes().partition(b"IDAT")
+    path.write_bytes(before + mark + (bytes(20) + pixels[20:] if inside else b""))
     document = json.loads(dataset.annotation_file.read_text())
     document["images"] = [image for image in document["images"] if image["id"] != 4]
     document["annotations"] = [a for a in document["annotations"] if a["image_id"] != 4]
@@ -174,7 +174,7 @@ def test_objects_of_broken_images_are_left_out_not_missed(
     )
     evaluation = evaluate(lambda _: next(shown), NAMES, dataset)
     np.testing.assert_array_equal([evaluation.metrics[name] for name in METRICS], expected)
-    assert (evaluation.num_images, evaluation.skipped_images, evaluation.skipped_objects) == (2, 1, 12)
+    assert (evaluation.num_images, evaluation.skipped_images) == (2, 1)
     # The same where several processes share the images.
     shown = iter((9, 70))
     shared = evaluate(lambda _: next(shown), NAMES, dataset, gather=lambda rows: rows)
@@ -189,11 +189,11 @@ def test_broken_images_and_sizes(tmp_path: Path, caplog: pytest.LogCaptureFixtur
         return Detections.empty()
 
     evaluation = evaluate(nothing, NAMES, dataset)
-    assert (evaluation.num_images, evaluation.skipped_images, evaluation.skipped_objects) == (2, 1, 11)
+    objects = int((~dataset.images[1].is_crowd).sum())
+    assert (evaluation.num_images, evaluation.skipped_images, evaluation.skipped_objects) == (2, 1, objects)
     assert "4.png decodes to 200x100" in caplog.text
-    assert (
-        "2 images" in evaluation.scope() and "leave out 1 that cannot be used, and the 11 objects" in evaluation.scope()
-    )
+    assert evaluation.scope().startswith("2 images, ")
+    assert evaluation.scope().endswith(f"leave out 1 that cannot be used, and the {objects} objects in them")
 
 
 def rewritten(folder: Path, change: Any, encoding: str = "utf-8") -> CocoDataset:

@@ -39,9 +39,9 @@ def _check_ranges(
       UserError: the first that is out of its range.
     """
     for names, fits, text in (
+        (fractions, lambda v: 0 <= v <= 1, "between 0 and 1"),
         (positive, lambda v: v > 0, "positive"),
         (natural, lambda v: v >= 0, "zero or more"),
-        (fractions, lambda v: 0 <= v <= 1, "between 0 and 1"),
     ):
         for name in names:
             value = getattr(config, name)

@@ -30,7 +30,7 @@ from tinydet_lite.files import atomic_write
 from tinydet_lite.postprocess import postprocess
 from tinydet_lite.preprocess import resize_to
 from tinydet_tf.data.coco import CocoDataset, CocoImage
-from tinydet_tf.data.opening import usable
+from tinydet_tf.data.opening import objects_in, usable
 from tinydet_tf.data.pipeline import load_arrays
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import is_hdf5, load_detector, placeholder_names
@@ -198,8 +198,8 @@ def evaluate(
     if dataset.text_ids:
         results = [{**result, "image_id": dataset.text_ids[result["image_id"]]} for result in results]
     gone = [*dataset.left_out, *(image for image in dataset.images if image.id in broken)]
-    objects = sum(len(image.boxes) for image in gone)
-    return Evaluation(metrics, class_ap, results, len(seen), time.monotonic() - start, len(gone), objects)
+    seconds = time.monotonic() - start
+    return Evaluation(metrics, class_ap, results, len(seen), seconds, len(gone), objects_in(gone))
 
 
 #: In place of a score: the row stands for an image that could not be used.

@@ -522,7 +522,7 @@ def test_yolo_errors_in_data_yaml(yolo: Path, text: str, message: str) -> None:
 
 def test_yolo_other_errors(yolo: Path) -> None:
     write(yolo / "images" / "val" / "d.png", "no image")
-    with pytest.raises(UserError, match=r"image .*d.png is not readable"):
+    with pytest.raises(UserError, match=r"none of the 1 images .*d.png is not an image"):
         locate_split(yolo, "val")
     (yolo / "data.yaml").unlink()
     write(yolo / "labels" / "train" / "a.txt", "10000 0.5 0.5 0.5 0.5")

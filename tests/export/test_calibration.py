@@ -70,9 +70,8 @@ def test_another_image_takes_the_place_of_a_broken_one(
     spoiled = {cut.id: tmp_path / "cut.jpg", holed.id: tmp_path / "holed.png"}
     spoiled[cut.id].write_bytes(cut.path.read_bytes()[:-500])  # seen beforehand
     Image.open(holed.path).save(spoiled[holed.id])
-    content = bytearray(spoiled[holed.id].read_bytes())
-    content[len(content) // 2 : len(content) // 2 + 40] = bytes(40)  # only decoding finds it
-    spoiled[holed.id].write_bytes(content)
+    before, mark, pixels = spoiled[holed.id].read_bytes().partition(b"IDAT")
+    spoiled[holed.id].write_bytes(before + mark + bytes(20) + pixels[20:])  # only decoding finds it
     images = tuple(dataclasses.replace(i, path=spoiled.get(i.id, i.path)) for i in dataset.images)
     samples = load_calibration_images(dataclasses.replace(dataset, images=images), 32, count=8, seed=3)
     assert sorted(samples.image_ids) == sorted({i.id for i in dataset.images} - set(spoiled))

@@ -84,7 +84,7 @@ def read_header(path: Path) -> Header:
         else:
             # No short check is known. Pillow turns a TIFF while it decodes.
             return Header(*load_image(path).size, 1)
-        orientation = image.getexif().get(ExifTags.Base.Orientation) if tagged else None
+        orientation: Any = image.getexif().get(ExifTags.Base.Orientation) if tagged else None  # whatever was written
     if not whole:
         load_image(path)
     return Header(width, height, orientation if isinstance(orientation, int) and 2 <= orientation <= 8 else 1)
@@ -271,7 +271,7 @@ def usable(dataset: CocoDataset) -> CocoDataset:
             continue
         stored = (undecided if meaning == _EITHER else meaning) == _STORED
         images.append(dataclasses.replace(image, as_stored=True) if stored else image)
-    skipped.tell(objects=sum(len(image.boxes) for image in left_out))
+    skipped.tell(objects=objects_in(left_out))
     if marked := [image.path for image in images if image.as_stored]:
         _LOG.warning(
             "%s: %d of %d images have an EXIF orientation and the size that they have without it (the first is %s): "
@@ -279,6 +279,11 @@ def usable(dataset: CocoDataset) -> CocoDataset:
             where, len(marked), len(images), marked[0],
         )  # fmt: skip
     return dataclasses.replace(dataset, images=tuple(images), left_out=tuple(left_out), skipped=skipped)
+
+
+def objects_in(images: Sequence[CocoImage]) -> int:
+    """How many objects the images have, crowds not counted."""
+    return sum(int((~image.is_crowd).sum()) for image in images)
 
 
 _UPRIGHT, _TURNED, _STORED, _EITHER = "upright", "turned", "stored", "either"
