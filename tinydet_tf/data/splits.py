@@ -31,7 +31,8 @@ def named(data: DataConfig) -> DataConfig:
 
 def absolute(data: DataConfig) -> DataConfig:
     """The same with paths that mean the same in every working folder: a run is evaluated from anywhere."""
-    return dataclasses.replace(data, **{key: os.path.abspath(path) for key, path in _paths(data).items()})
+    changes: dict[str, Any] = {key: os.path.abspath(path) for key, path in _paths(data).items()}
+    return dataclasses.replace(data, **changes)
 
 
 def found(data: DataConfig, model: Path) -> DataConfig | None:
@@ -45,7 +46,8 @@ def found(data: DataConfig, model: Path) -> DataConfig | None:
         if all((base / path).exists() for path in paths.values()):
             if base == Path():
                 return data
-            changed = dataclasses.replace(data, **{key: str(base / path) for key, path in paths.items()})
+            changes: dict[str, Any] = {key: str(base / path) for key, path in paths.items()}
+            changed = dataclasses.replace(data, **changes)
             if changed != data:
                 _LOG.info("the data of %s: %s, above it", model, described(changed))
             return changed
