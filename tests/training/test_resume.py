@@ -81,16 +81,15 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, new: dict[str, Any])
     return folder
 
 
-@pytest.mark.parametrize("name", ["exp[1]/run{0}", "a*b?c\\d"])
-def test_any_folder_can_be_resumed(new: dict[str, Any], tmp_path: Path, name: str, monkeypatch: Any) -> None:
+def test_any_folder_can_be_resumed(new: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow takes a checkpoint's path for a pattern, Keras the braces of a file name for numbers."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").symlink_to(new["set"][0].partition("=")[2].strip("'"))
-    folder = Path("runs") / name
+    folder = Path("runs") / "exp[1]*?\\d" / "run{0}"
     # What the pattern means: a checkpoint of somebody else's.
-    for other in ("exp1/run0", "axbxcd"):
-        (tmp_path / "runs" / other / "backup" / "chief").mkdir(parents=True)
-        (tmp_path / "runs" / other / "backup" / "chief" / "ckpt-1.index").write_bytes(b"")
+    other = tmp_path / "runs" / "exp1xyd" / "run{0}" / "backup" / "chief" / "ckpt-1.index"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"")
     settings = ["data.root=data", *SMALL, "model.input_size=64", "train.epochs=1"]
     train(load_config(variant="S", assignments=settings), folder, verbose=0)
     assert finished_epochs(folder) == 1
@@ -111,7 +110,7 @@ def test_any_folder_can_be_resumed(new: dict[str, Any], tmp_path: Path, name: st
         "checkpoint",
         "ckpt-2",
     ]
-    assert len(list(tmp_path.glob("runs/*/**/ckpt-1.index"))) == 2
+    assert other.is_file()
     assert load_detector(folder)[1].data.root == str(tmp_path / "data")
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "t[1]"))
     with pytest.raises(UserError, match="TensorFlow takes for a pattern"):

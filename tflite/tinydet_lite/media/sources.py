@@ -6,7 +6,6 @@ had. Frames: uint8 RGB [H, W, 3].
 
 from __future__ import annotations
 
-import numbers
 import os
 import re
 import threading
@@ -144,8 +143,8 @@ def open_source(given: str | os.PathLike[str] | int) -> ImageFiles | FetchedPict
     Raises:
         UserError: there is no such thing, it does not open, or OpenCV is needed and missing.
     """
-    if not isinstance(given, str | os.PathLike):
-        if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < 0:
+    if isinstance(given, (int, np.integer)):
+        if isinstance(given, bool) or given < 0:
             raise UserError(f"the source {given!r} came; a camera has a number from 0 up")
         return Camera(str(int(given)))
     word = os.fspath(given)
