@@ -120,4 +120,4 @@ def _pixels(image: ImageBoxes) -> npt.NDArray[np.uint8]:
     """uint8 [H, W, 3]; a grey pixel [1, 1, 3] where there is no picture."""
     if image.path is None or not image.path.is_file():
         return np.full([1, 1, 3], _GREY, np.uint8)
-    return load_pixels(image.path, image.width, image.height, as_stored=image.as_stored)
+    return load_pixels(image.path, image.width, image.height, as_stored=image.as_stored, says="annotations say")
