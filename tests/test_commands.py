@@ -253,6 +253,8 @@ def test_one_tolerance_along_the_chain(
 def test_bad_options(command: Command, trained: Path, tmp_path: Path) -> None:
     command("train.py", "--variant", "XL").assert_refused("variant 'XL' does not exist", "S, M, L")
     command("train.py", "--set", "train.epoch=3").assert_refused("did you mean 'epochs'")
+    few = ("--set", "data.limit=3", "--set", "train.batch_size=4", "--output", tmp_path / "run")
+    command("train.py", *few).assert_refused("train.batch_size is 4, more than the images that data.limit leaves, 3")
     command("train.py", "--config", tmp_path / "no.yaml").assert_refused("no.yaml cannot be read")
     command("train.py", "--resume", "--output", tmp_path).assert_refused("no run to resume")
     command("train.py", "--strategy", "multiworker").assert_refused("TF_CONFIG")

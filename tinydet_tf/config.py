@@ -90,8 +90,6 @@ class ModelConfig:
             raise UserError(f"psroi_reduce is {self.psroi_reduce!r}; choose 'max' (published) or 'mean'")
         _check_ranges(self, "model", positive=_MODEL_POSITIVE, fractions=("proposal_nms_iou",))
         levels = len(self.strides)
-        if len(set(self.anchor_ratios)) < len(self.anchor_ratios):
-            raise UserError(f"model.anchor_ratios is {list(self.anchor_ratios)}; give each ratio once")
         if self.proposals_test > levels * self.nms_pre_test:
             raise UserError(
                 f"model.proposals_test is {self.proposals_test}; {levels} levels of model.nms_pre_test, "
@@ -292,7 +290,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        model, data, train = self.model, self.data, self.train
+        model, train = self.model, self.train
         if self.category_ids and len(self.category_ids) != len(self.class_names):
             raise UserError(
                 f"category_ids has {len(self.category_ids)} numbers and class_names {len(self.class_names)} names; "
@@ -303,11 +301,6 @@ class Config:
             raise UserError(
                 f"train.proposals is {train.proposals}; {len(model.strides)} levels of train.nms_pre, {train.nms_pre} "
                 f"candidates each, cannot give more than {candidates}"
-            )
-        if data.limit is not None and train.batch_size > data.limit:
-            raise UserError(
-                f"train.batch_size is {train.batch_size}, more than the images that data.limit leaves, {data.limit}; "
-                "lower the one or raise the other"
             )
         # Anchors that leave the input are not trained on. (Here, because a search for anchors may try such a scale.)
         least = model.anchor_scale * model.strides[0] * min(max(r, 1 / r) for r in model.anchor_ratios) ** 0.5

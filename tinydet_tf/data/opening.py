@@ -114,12 +114,13 @@ def _png_chunks(file: BinaryIO) -> set[bytes]:
     return kinds
 
 
-def load_pixels(path: Path, width: int, height: int, *, as_stored: bool = False) -> np.ndarray:
+def load_pixels(path: Path, width: int, height: int, *, as_stored: bool = False, says: str = "json says") -> np.ndarray:
     """Decode an image: uint8 [height, width, 3].
 
     Args:
         width, height: what its annotations say. Where that is the size of the stored pixels alone, these are given.
         as_stored: give the stored pixels, not those that EXIF's orientation makes of them.
+        says: of what the sizes are, for the message.
 
     Raises:
         UserError: it does not decode, or has another size. Boxes are not adapted to the other size: nobody knows what
@@ -130,15 +131,15 @@ def load_pixels(path: Path, width: int, height: int, *, as_stored: bool = False)
         stored = np.asarray(load_image(path, turned=False))
         pixels = stored if stored.shape[:2] == (height, width) else pixels
     if pixels.shape[:2] != (height, width):
-        raise _another_size(path, (pixels.shape[1], pixels.shape[0]), (width, height))
+        raise _another_size(path, (pixels.shape[1], pixels.shape[0]), (width, height), says)
     return pixels
 
 
-def _another_size(path: Path, found: tuple[int, int], said: tuple[int, int]) -> UserError:
+def _another_size(path: Path, found: tuple[int, int], said: tuple[int, int], says: str = "json says") -> UserError:
     turned = " (turned by a quarter?)" if found == said[::-1] else ""
     return UserError(
-        f"{path} decodes to {found[0]}x{found[1]} pixels, but its json says {said[0]}x{said[1]}{turned}; "
-        "correct the json's width, height and boxes, or the image"
+        f"{path} decodes to {found[0]}x{found[1]} pixels, but its {says} {said[0]}x{said[1]}{turned}; "
+        "correct width, height and boxes there, or the image"
     )
 
 

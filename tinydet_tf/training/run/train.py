@@ -155,6 +155,11 @@ class TrainingRun:
         self.replicas, self.chief = strategy.num_replicas_in_sync, is_chief(strategy)
         self.worker, self.workers = worker(strategy)
         check_batch_size(config.train.batch_size, self.replicas)
+        if config.data.limit is not None and config.train.batch_size > config.data.limit:
+            raise UserError(
+                f"train.batch_size is {config.train.batch_size}, more than the images that data.limit leaves, "
+                f"{config.data.limit}; lower the one or raise the other"
+            )
         if self.chief and not resume:
             check_folder(folder, overwrite=overwrite)
         self.train_data, self.val_data = _load_data(config.data)
