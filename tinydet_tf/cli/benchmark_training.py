@@ -1,22 +1,32 @@
-"""Time training: images a second, a whole step against the bare trunk, and the input pipeline."""
+"""Time training: images a second, a whole step against the bare trunk, and the input pipeline; and its memory."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import json
+import tempfile
 import time
 from pathlib import Path
 
+from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
-from tinydet_tf.config import VARIANTS, load_config
+from tinydet_lite.lab.memory import peak_bytes
+from tinydet_tf.config import VARIANTS, Config, load_config
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", default="S", help=f"one of {', '.join(VARIANTS)}")
     parser.add_argument("--config", type=Path, metavar="F", help="the recipe (default: the defaults)")
-    parser.add_argument("--data", metavar="DIR", help="as in train (default: the embedded digits set)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--data", metavar="DIR", help="as in train (default: the embedded digits set)")
+    source.add_argument(
+        "--boxes",
+        type=int,
+        metavar="N",
+        help="scenes of N small boxes each at random places, in noise, instead of data",
+    )
     parser.add_argument("--batch", type=int, default=16, metavar="N")
     parser.add_argument("--steps", type=int, default=8, metavar="N")
     parser.add_argument("--parts", action="store_true", help="also what each part of a step costs (takes a while)")
@@ -33,9 +43,23 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    if args.boxes is not None and args.boxes < 0:
+        raise UserError(f"--boxes is {args.boxes}; give 0 or more")
     given = [f"train.batch_size={args.batch}", "data.cache=false"]
     config = load_config(args.config, variant=args.variant, assignments=given + args.assignments)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=args.data))
+    if args.boxes is None:
+        _measure(args, config, args.data)
+        return
+
+    from tinydet_tf.analysis.dense_scenes import write_scenes
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_scenes(Path(folder), images=2 * args.batch, boxes=args.boxes, size=config.model.input_size)
+        _measure(args, config, folder)
+
+
+def _measure(args: argparse.Namespace, config: Config, root: str | None) -> None:
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=root))
 
     import tf_keras as keras
 
@@ -75,6 +99,11 @@ def main() -> None:
         print(f"    {name:12} {seconds * 1e3:6.0f} ms  ({100 * seconds / result.step:.0f}%)")
     print(f"  trunk alone  {result.trunk * 1e3:8.0f} ms  (forward and backward)")
     print(f"  next batch   {result.input * 1e3:8.0f} ms  ({args.batch / result.input:.0f} images a second)")
+    peak = peak_bytes()
+    if peak is not None:
+        print(f"  peak memory  {peak / 1e9:8.2f} GB (the whole process)")
     if args.json is not None:
-        content = {**dataclasses.asdict(result), "images_per_second": result.images_per_second}
+        content = {
+            **dataclasses.asdict(result), "images_per_second": result.images_per_second, "peak_memory_bytes": peak
+        }  # fmt: skip
         atomic_write(args.json, (json.dumps(content, indent=2) + "\n").encode())
