@@ -187,11 +187,14 @@ class Trainer(keras.Model):
         labels = tf.where(positive, classes, 0)  # [B, G + P]
 
         if config.rcnn_sampling == "ohem":
-            # OHEM: RoIs with a high class loss of the current head come first. No gradient flows through this.
+            # OHEM: RoIs with a high class loss of the current head come first. No gradient flows through this. RoIs
+            # that are ignored, most of them padded rows, cannot be chosen, and the head is not asked about them.
+            where = tf.where(positive | negative)  # [n, 2]
+            image = tf.cast(where[:, :1], tf.float32)
             still = [tf.stop_gradient(level) for level in features]
-            logits, _ = self.detector.rcnn(still, _with_batch_index(rois), training=training)
-            hardness = losses.class_losses(tf.stop_gradient(logits), tf.reshape(labels, [-1]))
-            priority = tf.reshape(hardness, tf.shape(labels))
+            logits, _ = self.detector.rcnn(still, tf.concat([image, tf.gather_nd(rois, where)], 1), training=training)
+            hardness = losses.class_losses(tf.stop_gradient(logits), tf.gather_nd(labels, where))
+            priority = tf.scatter_nd(where, hardness, tf.shape(labels, tf.int64))
         else:
             priority = random_priority(batch["seeds"], tf.shape(labels)[1], RCNN_SEED)
         chosen = sample(
