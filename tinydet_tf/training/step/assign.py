@@ -13,13 +13,13 @@ from typing import NamedTuple, TypeVar
 
 import tensorflow as tf
 
-from tinydet_tf.boxes import pairwise_iou
+from tinydet_tf.boxes import iou
 
 #: A negative that lies this far inside a crowd region is left out: whatever it shows may well be an object.
 CROWD_OVERLAP = 0.5
-#: The most numbers A x N of a piece: 1 MB a tensor. About ten such tensors are in memory for each image that is being
-#: assigned.
-PIECE = 2**18
+#: The most numbers N x A of a piece: half a megabyte a tensor, and some ten tensors for each image that is assigned at
+#: a time. Larger ones take longer, because they leave the processor's cache; smaller ones are many calls.
+PIECE = 2**17
 
 _State = TypeVar("_State", bound=tuple[tf.Tensor, ...])
 
@@ -65,21 +65,23 @@ def assign(
       negative_iou: one below this with every ground truth is negative.
       best_iou: each ground truth keeps its best boxes, all that tie, if their IoU is at least this; where two claim
         the same box the later one has it. None: no such rule.
-      piece: the most numbers A x N that are computed at a time; the result does not depend on it.
+      piece: the most numbers N x A that are computed at a time; the result does not depend on it.
     """
     count = int(boxes.shape[0])
     rows = max(1, piece // max(1, count))
 
     def compare(start: tf.Tensor, gt: tf.Tensor, mask: tf.Tensor, best: _Best) -> _Best:
-        iou = tf.where(mask[None] & usable[:, None], pairwise_iou(boxes, gt), -1.0)  # [A, N]
-        highest = tf.reduce_max(iou, 1)
-        row = start + tf.argmax(iou, 1, output_type=tf.int32)
+        # Boxes stand in the last axis: it is long, and vector arithmetic runs along it.
+        table = tf.where(mask[:, None] & usable[None], iou(boxes[None], gt[:, None]), -1.0)  # [N, A]
+        order = start + tf.range(gt.shape[0])[:, None]  # [N, 1]
+        highest = tf.reduce_max(table, 0)
+        # The first row that has it. An argmax takes longer.
+        row = tf.reduce_min(tf.where(table == highest[None], order, order[-1:]), 0)
         claimant = best.claimant
         if best_iou is not None:
-            best_of_gt = tf.reduce_max(iou, 0)  # [N]
-            claims = (iou == best_of_gt[None]) & (best_of_gt[None] >= best_iou)  # [A, N]
-            order = start + tf.range(gt.shape[0])
-            claimant = tf.maximum(claimant, tf.reduce_max(tf.where(claims, order[None], -1), 1))
+            best_of_gt = tf.reduce_max(table, 1, keepdims=True)  # [N, 1]
+            claims = table == tf.where(best_of_gt >= best_iou, best_of_gt, 2.0)  # no IoU is 2
+            claimant = tf.maximum(claimant, tf.reduce_max(tf.where(claims, order, -1), 0))
         better = highest > best.highest  # not where they tie: the first row stays
         return _Best(tf.where(better, highest, best.highest), tf.where(better, row, best.row), claimant)
 
@@ -92,8 +94,8 @@ def assign(
     positive, negative = positive | claimed, negative & ~claimed
 
     def cover(_: tf.Tensor, crowd: tf.Tensor, mask: tf.Tensor, covered: tuple[tf.Tensor]) -> tuple[tf.Tensor]:
-        share = tf.where(mask[None], pairwise_iou(boxes, crowd, over_a=True), 0.0)  # [A, N]
-        return (covered[0] | tf.reduce_any(share >= CROWD_OVERLAP, 1),)
+        inside = iou(boxes[None], crowd[:, None], over_a=True) >= CROWD_OVERLAP  # [N, A]
+        return (covered[0] | tf.reduce_any(mask[:, None] & inside, 0),)
 
     (covered,) = _by_pieces(cover, crowd_boxes, crowd_mask, (tf.zeros([count], tf.bool),), rows)
     return AssignedBoxes(positive, negative & ~covered, matched)
