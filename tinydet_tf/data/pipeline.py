@@ -1,7 +1,8 @@
 """From a data set to batches of the network's input.
 
 Shape letters: B images of a batch, S the input's side, H and W a source image's sides, n and k boxes and crowd boxes of
-one image, G and K the same padded to the data set's largest numbers.
+one image, G and K the same padded to the largest numbers that a sample can have: those of the data set's images, four
+times as many with mosaic, and the pasted copies.
 
 A sample is a dict. Each stage is a function from sample to sample, which works eagerly and inside tf.data alike:
 
@@ -23,7 +24,6 @@ over the window's sides, then clipped to 0..S-1.
 from __future__ import annotations
 
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -40,8 +40,6 @@ from tinydet_tf.data.augment import FILL_RGB, Sample, expand, min_iou_crop, phot
 from tinydet_tf.data.coco import CocoDataset, CocoImage
 from tinydet_tf.data.skipping import SkipBroken
 from tinydet_tf.data.small_objects import mosaic_of, paste_copies
-
-_LOG = logging.getLogger(__name__)
 
 Stage = Callable[[Sample], Sample]
 
@@ -60,7 +58,6 @@ def build_pipeline(
     augmentation: str = "none",
     mosaic: float = 0.0,
     copy_paste: int = 0,
-    max_boxes: int | None = None,
     drop_remainder: bool | None = None,
     num_parallel_calls: int = tf.data.AUTOTUNE,
     cache: bool = False,
@@ -84,8 +81,6 @@ def build_pipeline(
         augmentation: "none" or "ssd" (augment.py); for training only.
         mosaic: the share of training images that become four images in one (small_objects.py).
         copy_paste: how many copies of small objects may be pasted into a training image (small_objects.py).
-        max_boxes: G; None: the largest number of boxes of an image. Where an image has more, the first ones in the
-            file's order are kept, and a warning says how many boxes that drops.
         drop_remainder: None: as `training`.
         num_parallel_calls: how many samples are made at a time.
         cache: keep decoded and resized images in memory, S*S*3 bytes each, from their first use on. For small sets;
@@ -112,7 +107,6 @@ def build_pipeline(
         ("batch_size", batch_size, 1),
         ("seed", seed, 0),
         ("first_epoch", first_epoch, 0),
-        ("max_boxes", 1 if max_boxes is None else max_boxes, 1),
     ):
         if value < least:
             raise UserError(f"{name} is {value}, expected at least {least}")
@@ -132,7 +126,6 @@ def build_pipeline(
         augmentation=augmentation,
         mosaic=mosaic,
         copy_paste=copy_paste,
-        max_boxes=max_boxes,
         cache=cache,
     )
     rows = image_rows(num_images, seed, first_epoch, shuffle=training)
@@ -155,11 +148,10 @@ def make_stages(
     augmentation: str = "none",
     mosaic: float = 0.0,
     copy_paste: int = 0,
-    max_boxes: int | None = None,
     cache: bool = False,
 ) -> dict[str, Stage]:
     """The stages by name, in the order they run; the arguments are those of `build_pipeline`."""
-    box_rows, crowd_rows = _padded_sizes(dataset, max_boxes)
+    box_rows, crowd_rows = _most_boxes(dataset)
     loader = _Loader(dataset, skip_broken=training, cached_size=input_size if cache else None)
     stages: dict[str, Stage] = {"load": loader.load}
     if training and mosaic:
@@ -301,9 +293,12 @@ def flip(sample: Sample) -> Sample:
 
 
 def pad(sample: Sample, box_rows: int, crowd_rows: int) -> dict[str, tf.Tensor]:
-    """The batch's form of a sample: boxes filled up to box_rows (G) and crowd_rows (K), and masks of the real ones."""
-    boxes, crowd_boxes = sample["boxes"][:box_rows], sample["crowd_boxes"][:crowd_rows]
-    num_boxes, num_crowds = tf.shape(boxes)[0], tf.shape(crowd_boxes)[0]
+    """The batch's form of a sample: boxes filled up to box_rows (G) and crowd_rows (K), and masks of the real ones.
+
+    Raises:
+        tf.errors.InvalidArgumentError: there are more boxes than rows. None is ever left out.
+    """
+    num_boxes, num_crowds = tf.shape(sample["boxes"])[0], tf.shape(sample["crowd_boxes"])[0]
 
     def fill(values: tf.Tensor, rows: int, filler: float) -> tf.Tensor:
         missing = [[0, rows - tf.shape(values)[0]]] + [[0, 0]] * (values.shape.rank - 1)
@@ -312,10 +307,10 @@ def pad(sample: Sample, box_rows: int, crowd_rows: int) -> dict[str, tf.Tensor]:
 
     return {
         "images": sample["image"],
-        "gt_boxes": fill(boxes, box_rows, 0.0),
-        "gt_classes": fill(sample["classes"][:box_rows], box_rows, -1),
+        "gt_boxes": fill(sample["boxes"], box_rows, 0.0),
+        "gt_classes": fill(sample["classes"], box_rows, -1),
         "gt_mask": tf.range(box_rows) < num_boxes,
-        "crowd_boxes": fill(crowd_boxes, crowd_rows, 0.0),
+        "crowd_boxes": fill(sample["crowd_boxes"], crowd_rows, 0.0),
         "crowd_mask": tf.range(crowd_rows) < num_crowds,
         "image_ids": sample["image_id"],
         "seeds": sample["seed"],
@@ -365,22 +360,11 @@ def image_rows(num_images: int, seed: int, first_epoch: int, *, shuffle: bool) -
     return rows.apply(tf.data.experimental.assert_cardinality(num_images))
 
 
-def _padded_sizes(dataset: CocoDataset, max_boxes: int | None) -> tuple[int, int]:
-    """(G, K); warns if max_boxes drops boxes."""
+def _most_boxes(dataset: CocoDataset) -> tuple[int, int]:
+    """The largest numbers of boxes and of crowd boxes of an image, at least 1."""
     crowds = [int(image.is_crowd.sum()) for image in dataset.images]
     counts = [len(image.boxes) - crowd for image, crowd in zip(dataset.images, crowds, strict=True)]
-    if max_boxes is not None:
-        excess = [count - max_boxes for count in counts if count > max_boxes]
-        if excess:
-            _LOG.warning(
-                "%s: max_boxes %d drops %d boxes of %d images; the largest number of an image is %d",
-                dataset.annotation_file,
-                max_boxes,
-                sum(excess),
-                len(excess),
-                max(counts),
-            )
-    return max(1, *counts) if max_boxes is None else max_boxes, max(1, *crowds)
+    return max(1, *counts), max(1, *crowds)
 
 
 class _Loader:
