@@ -275,8 +275,10 @@ def test_no_box_is_left_out(write_coco: Write) -> None:
     pixels = {f"{i}.png": np.zeros((70, 60, 3), np.uint8) for i in range(4)}
     dataset = load_coco(*write_coco(document, pixels))
     seen = set()
-    for mosaic, copies in ((0.0, 0), (1.0, 0), (1.0, 5)):
-        pipeline = build_pipeline(dataset, input_size=64, batch_size=4, training=True, mosaic=mosaic, copy_paste=copies)
+    for mosaic, copies in ((0.0, 0), (0.0, 5), (1.0, 0), (1.0, 5)):
+        pipeline = build_pipeline(
+            dataset, input_size=128, batch_size=4, training=True, mosaic=mosaic, copy_paste=copies
+        )
         (batch,) = _collect(pipeline)
         least = 30 * (4 if mosaic else 1)
         counts = batch["gt_mask"].sum(1)
