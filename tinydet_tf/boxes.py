@@ -44,13 +44,13 @@ def clip(boxes: tf.Tensor, size: int) -> tf.Tensor:
     return tf.clip_by_value(boxes, 0.0, float(size - 1))
 
 
-def pairwise_iou(boxes_a: tf.Tensor, boxes_b: tf.Tensor, *, over_a: bool = False) -> tf.Tensor:
-    """IoU of every box of a with every box of b: [..., A, 4], [..., B, 4] -> [..., A, B].
+def iou(boxes_a: tf.Tensor, boxes_b: tf.Tensor, *, over_a: bool = False) -> tf.Tensor:
+    """IoU of boxes with boxes: [..., 4], [..., 4] of shapes that broadcast -> [...].
 
     Args:
       over_a: divide by the area of a instead of the union (how much of a lies in b).
     """
-    a, b = boxes_a[..., :, None, :], boxes_b[..., None, :, :]
+    a, b = boxes_a, boxes_b
     width = tf.minimum(a[..., 2], b[..., 2]) - tf.maximum(a[..., 0], b[..., 0]) + 1.0
     height = tf.minimum(a[..., 3], b[..., 3]) - tf.maximum(a[..., 1], b[..., 1]) + 1.0
     overlap = tf.maximum(width, 0.0) * tf.maximum(height, 0.0)

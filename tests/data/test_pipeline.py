@@ -207,15 +207,21 @@ def test_flip_half_follows_the_seed_eagerly_and_in_a_graph() -> None:
     assert 70 < mirrored < 130  # 200 fair coins: four standard deviations
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 5])
+@pytest.mark.parametrize("count", [0, 1, 3])
 def test_pad(count: int) -> None:
     boxes = np.arange(4 * count, dtype=np.float32).reshape(-1, 4)
     padded = pad(_sample(np.zeros((4, 4, 3), np.uint8), boxes, boxes[:1]), 3, 2)
-    real = min(count, 3)
-    assert padded["gt_mask"].numpy().tolist() == [index < real for index in range(3)]
-    np.testing.assert_array_equal(padded["gt_boxes"][:real], boxes[:real])
-    assert padded["gt_classes"].numpy().tolist() == list(range(real)) + [-1] * (3 - real)
+    assert padded["gt_mask"].numpy().tolist() == [index < count for index in range(3)]
+    np.testing.assert_array_equal(padded["gt_boxes"][:count], boxes)
+    assert padded["gt_classes"].numpy().tolist() == list(range(count)) + [-1] * (3 - count)
     assert padded["crowd_mask"].numpy().tolist() == [count > 0, False]
+
+
+@pytest.mark.parametrize(("boxes", "crowds"), [(4, 0), (0, 3)])
+def test_pad_refuses_to_cut(boxes: int, crowds: int) -> None:
+    sample = _sample(np.zeros((4, 4, 3), np.uint8), np.zeros((boxes, 4)), np.zeros((crowds, 4)))
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        pad(sample, 3, 2)
 
 
 @pytest.mark.parametrize("extra", [{}, {"augmentation": "ssd", "mosaic": 0.5, "copy_paste": 3}], ids=["plain", "all"])
@@ -251,6 +257,34 @@ def test_cache_changes_nothing(many: CocoDataset) -> None:
     for image in many.images:
         image.path.unlink()
     assert len(_collect(cached)) == 4
+
+
+def test_no_box_is_left_out(write_coco: Write) -> None:
+    """A mosaic of four images that all have the data set's largest number of boxes, and copies pasted into it."""
+    boxes = [[3.0 + 7 * column, 4.0 + 9 * row, 3.0, 2.0] for column in range(5) for row in range(6)]
+    document: Document = {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 60, "height": 70} for i in range(4)],
+        "annotations": [
+            {"id": len(boxes) * i + j, "image_id": i, "category_id": 1, "bbox": box}
+            for i in range(4)
+            for j, box in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    pixels = {f"{i}.png": np.zeros((70, 60, 3), np.uint8) for i in range(4)}
+    dataset = load_coco(*write_coco(document, pixels))
+    seen = set()
+    for mosaic, copies in ((0.0, 0), (0.0, 5), (1.0, 0), (1.0, 5)):
+        pipeline = build_pipeline(
+            dataset, input_size=128, batch_size=4, training=True, mosaic=mosaic, copy_paste=copies
+        )
+        (batch,) = _collect(pipeline)
+        least = 30 * (4 if mosaic else 1)
+        counts = batch["gt_mask"].sum(1)
+        assert ((counts >= least) & (counts <= least + copies)).all()
+        assert batch["gt_boxes"].shape == (4, least + copies, 4)
+        seen.update((counts - least).tolist())
+    assert len(seen) > 1  # copies were pasted
 
 
 def damage_inside(path: Path) -> None:

@@ -23,19 +23,21 @@ def run(
     usable: np.ndarray | None = None,
     padding: int = 0,
     crowd: np.ndarray | None = None,
+    crowd_padding: int = 1,
     **options: Any,
 ) -> AssignedBoxes:
     mask = np.arange(len(gt) + padding) < len(gt)
     # Padded rows are filled with boxes that would match if they counted.
     filler = np.resize(boxes, [padding, 4])
     crowd = np.zeros([0, 4], np.float32) if crowd is None else crowd
-    crowd_mask = np.arange(len(crowd) + 1) < len(crowd)
+    crowd_mask = np.arange(len(crowd) + crowd_padding) < len(crowd)
+    crowd_filler = np.resize(boxes, [crowd_padding, 4])
     return assign(
         tf.constant(boxes),
         tf.constant(np.ones(len(boxes), bool) if usable is None else usable),
         tf.constant(np.concatenate([gt, filler]).astype(np.float32).reshape(-1, 4)),
         tf.constant(mask),
-        tf.constant(np.concatenate([crowd, boxes[:1]]).astype(np.float32)),
+        tf.constant(np.concatenate([crowd, crowd_filler]).astype(np.float32)),
         tf.constant(crowd_mask),
         **options,
     )
@@ -83,6 +85,51 @@ def test_negatives_in_a_crowd_are_ignored_and_positives_stay() -> None:
     crowd = np.array([[0, 0, 40, 40]], np.float32)
     gt = np.array([[0, 0, 9, 9]], np.float32)
     assert as_list(run(boxes, gt, crowd=crowd, **RPN)) == [0, -2, -1]
+
+
+def tied_boxes(n: int, seed: int) -> np.ndarray:
+    """On a coarse grid, so that many are equal and many IoUs tie."""
+    rng = np.random.default_rng(seed)
+    low, side = 8 * rng.integers(0, 4, [n, 2]), 8 * rng.integers(1, 3, [n, 2])
+    return np.concatenate([low, low + side - 1], 1).astype(np.float32)
+
+
+@pytest.mark.parametrize("options", [RPN, RCNN], ids=["rpn", "rcnn"])
+@pytest.mark.parametrize("rows", [1, 2, 7, 23, 30, 31, 1000])
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+def test_ties_and_padding_are_the_same_in_pieces(rows: int, options: dict[str, Any], traced: bool) -> None:
+    """23 objects, many of which are one another's equals, and 7 padded rows, so many rows at a time."""
+    boxes, gt = tied_boxes(90, 1), tied_boxes(23, 2)
+    usable = np.random.default_rng(3).random(90) < 0.8
+    crowd = np.array([[0, 0, 7, 15], [100, 0, 107, 7], [8, 8, 23, 31]], np.float32)
+
+    def call() -> AssignedBoxes:
+        return run(
+            boxes, gt, usable=usable, padding=7, crowd=crowd, crowd_padding=20, piece=rows * len(boxes), **options
+        )
+
+    expected = references.assign(boxes, usable, gt, **options)
+    # A negative that lies by half in a crowd is ignored.
+    sides = np.minimum(boxes[:, None, 2:], crowd[:, 2:]) - np.maximum(boxes[:, None, :2], crowd[:, :2]) + 1
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2] + 1, 1)
+    covered = (np.prod(np.maximum(sides, 0), 2) >= 0.5 * areas[:, None]).any(1)
+    expected = [-2 if e == -1 and c else e for e, c in zip(expected, covered, strict=True)]
+    assert as_list(tf.function(call)() if traced else call()) == expected
+    assert -1 in expected and -2 in expected and len(set(expected)) > 8
+
+
+@pytest.mark.parametrize("padding", [0, 5, 40])
+def test_no_ground_truth_in_pieces(padding: int) -> None:
+    boxes = random_boxes(10, 0)
+    assert as_list(run(boxes, np.zeros([0, 4]), padding=padding, piece=30, **RPN)) == [-1] * 10
+
+
+@pytest.mark.parametrize("options", [RPN, RCNN], ids=["rpn", "rcnn"])
+def test_a_thousand_objects(options: dict[str, Any]) -> None:
+    boxes, gt = random_boxes(300, 5), random_boxes(1000, 6)
+    expected = references.assign(boxes, [True] * 300, gt, **options)
+    assert as_list(run(boxes, gt, padding=11, piece=64 * 300, **options)) == expected
+    assert as_list(run(boxes, gt, padding=11, **options)) == expected
 
 
 def test_sample_takes_the_highest_and_fills_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import tinydet_tf
 from tinydet_tf.config import TrainConfig
 from tinydet_tf.training.run.schedule import WarmupCosine
 from tinydet_tf.training.step import losses
+from tinydet_tf.training.step.assign import PIECE
 from tinydet_tf.training.step.trainer import Trainer
 
 NAMES = ("rpn_score", "rpn_box", "rcnn_score", "rcnn_box")
@@ -125,6 +127,48 @@ def test_padding_changes_nothing(trainer: Trainer, filler: float) -> None:
     for a, b in zip(plain, gradients, strict=True):
         # Sums over threads are not ordered: measured up to 4e-6, of gradients around 1.
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampling", ["ohem", "random"])
+def test_the_number_of_padded_rows_changes_no_loss(trainer: Trainer, sampling: str) -> None:
+    """More rows than one piece of the assignment has (tinydet_tf.training.step.assign.PIECE), all but nine of them
+    padding."""
+    one = Trainer(trainer.detector, dataclasses.replace(trainer.config, rcnn_sampling=sampling))
+    boxes = [hundred()[:6], hundred()[6:9]]
+    few, many = (one.compute_losses(batch_of(boxes, rows=rows), training=False) for rows in (6, 700))
+    assert float(many["rcnn_positives"]) > 0
+    for name in ("rpn_score", "rpn_box", "rpn_positives", "rcnn_positives"):
+        assert float(few[name]) == float(many[name]), name
+    if sampling == "ohem":  # random numbers are the rows' own, and proposals come behind the padding
+        for name in ("rcnn_score", "rcnn_box"):
+            assert float(few[name]) == float(many[name]), name
+
+
+def graphs_within(graph: Any) -> Iterator[Any]:
+    """The graph, and those of its loops and branches, recursively."""
+    yield graph
+    for op in graph.get_operations():
+        for name in ("body", "cond", "then_branch", "else_branch", "f"):
+            if name in op.node_def.attr and op.node_def.attr[name].func.name:
+                yield from graphs_within(graph._get_function(op.node_def.attr[name].func.name).graph)
+
+
+def test_no_table_of_all_anchors_and_all_boxes(trainer: Trainer) -> None:
+    """The largest tensors of a step whose images have thousands of objects."""
+    rows = 3000
+    batch = batch_of([[], []], rows=rows)
+    graphs = list(graphs_within(tf.function(trainer.compute_losses).get_concrete_function(batch).graph))
+    assert len(graphs) > 8  # images of both stages, and in each the pieces; each loop has a condition
+    shapes = [tensor.shape for graph in graphs for op in graph.get_operations() for tensor in op.outputs]
+    largest = max(shape.num_elements() or 0 for shape in shapes)
+    anchors, rois = len(trainer.anchors), rows + trainer.config.proposals
+    assert largest < min(anchors, rois) * rows / 2
+    # In the loops every shape is known, and small. Outside, OHEM alone has a number of RoIs that depends on the data.
+    for graph in graphs[1:]:
+        for op in graph.get_operations():
+            if op.type != "Placeholder":
+                assert all(tensor.shape.is_fully_defined() for tensor in op.outputs), op.name
+                assert all(tensor.shape.num_elements() <= max(PIECE, 4 * rois) for tensor in op.outputs), op.name
 
 
 def test_crowds_are_not_trained_on(trainer: Trainer) -> None:

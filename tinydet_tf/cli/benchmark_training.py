@@ -1,20 +1,29 @@
-"""Time training: images a second, a whole step against the bare trunk, and the input pipeline."""
+"""Time training: images a second, a whole step against the bare trunk, and the input pipeline; and its memory."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import tempfile
 import time
 from pathlib import Path
 
-from tinydet_tf.cli.options import add_recipe, load_recipe, write_json
-from tinydet_tf.config import VARIANTS
+from tinydet_lite.errors import UserError
+from tinydet_lite.lab.memory import peak_bytes
+from tinydet_tf.cli.options import add_recipe, check_least, load_recipe, write_json
+from tinydet_tf.config import VARIANTS, Config
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variant", default="S", help=f"one of {', '.join(VARIANTS)}")
     add_recipe(parser, "train.precision=mixed_bfloat16")
+    parser.add_argument(
+        "--boxes",
+        type=int,
+        metavar="N",
+        help="scenes of N small boxes each at random places, in noise, instead of --data",
+    )
     parser.add_argument("--batch", type=int, default=16, metavar="N")
     parser.add_argument("--steps", type=int, default=8, metavar="N")
     parser.add_argument("--parts", action="store_true", help="also what each part of a step costs (takes a while)")
@@ -27,7 +36,22 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
+    check_least(args, boxes=0)
+    if args.boxes is not None and args.data is not None:
+        raise UserError("--boxes and --data came; give one of them")
     config = load_recipe(args, f"train.batch_size={args.batch}", "data.cache=false", variant=args.variant)
+    if args.boxes is None:
+        _measure(args, config)
+        return
+
+    from tinydet_tf.analysis.dense_scenes import write_scenes
+
+    with tempfile.TemporaryDirectory() as folder:
+        write_scenes(Path(folder), images=2 * args.batch, boxes=args.boxes, size=config.model.input_size)
+        _measure(args, dataclasses.replace(config, data=dataclasses.replace(config.data, root=folder)))
+
+
+def _measure(args: argparse.Namespace, config: Config) -> None:
 
     import tf_keras as keras
 
@@ -67,4 +91,8 @@ def main() -> None:
         print(f"    {name:12} {seconds * 1e3:6.0f} ms  ({100 * seconds / result.step:.0f}%)")
     print(f"  trunk alone  {result.trunk * 1e3:8.0f} ms  (forward and backward)")
     print(f"  next batch   {result.input * 1e3:8.0f} ms  ({args.batch / result.input:.0f} images a second)")
-    write_json(args.json, {**dataclasses.asdict(result), "images_per_second": result.images_per_second})
+    peak = peak_bytes()
+    if peak is not None:
+        print(f"  peak memory  {peak / 1e9:8.2f} GB (the whole process)")
+    content = dataclasses.asdict(result) | {"images_per_second": result.images_per_second, "peak_memory_bytes": peak}
+    write_json(args.json, content)

@@ -1,7 +1,8 @@
 """From a data set to batches of the network's input.
 
 Shape letters: B images of a batch, S the input's side, H and W a source image's sides, n and k boxes and crowd boxes of
-one image, G and K the same padded to the data set's largest numbers.
+one image, G and K the same padded to the largest numbers that a sample can have: those of the data set's images, four
+times as many with mosaic, and the pasted copies.
 
 A sample is a dict. Each stage is a function from sample to sample, which works eagerly and inside tf.data alike:
 
@@ -151,7 +152,7 @@ def make_stages(
 ) -> dict[str, Stage]:
     """The stages by name, in the order they run; the arguments are those of `build_pipeline`."""
     dataset = usable(dataset)
-    box_rows, crowd_rows = _padded_sizes(dataset)
+    box_rows, crowd_rows = _most_boxes(dataset)
     loader = _Loader(dataset, skip_broken=training, cached_size=input_size if cache else None)
     stages: dict[str, Stage] = {"load": loader.load}
     if training and mosaic:
@@ -293,9 +294,12 @@ def flip(sample: Sample) -> Sample:
 
 
 def pad(sample: Sample, box_rows: int, crowd_rows: int) -> dict[str, tf.Tensor]:
-    """The batch's form of a sample: boxes filled up to box_rows (G) and crowd_rows (K), and masks of the real ones."""
-    boxes, crowd_boxes = sample["boxes"][:box_rows], sample["crowd_boxes"][:crowd_rows]
-    num_boxes, num_crowds = tf.shape(boxes)[0], tf.shape(crowd_boxes)[0]
+    """The batch's form of a sample: boxes filled up to box_rows (G) and crowd_rows (K), and masks of the real ones.
+
+    Raises:
+        tf.errors.InvalidArgumentError: there are more boxes than rows. None is ever left out.
+    """
+    num_boxes, num_crowds = tf.shape(sample["boxes"])[0], tf.shape(sample["crowd_boxes"])[0]
 
     def fill(values: tf.Tensor, rows: int, filler: float) -> tf.Tensor:
         missing = [[0, rows - tf.shape(values)[0]]] + [[0, 0]] * (values.shape.rank - 1)
@@ -304,10 +308,10 @@ def pad(sample: Sample, box_rows: int, crowd_rows: int) -> dict[str, tf.Tensor]:
 
     return {
         "images": sample["image"],
-        "gt_boxes": fill(boxes, box_rows, 0.0),
-        "gt_classes": fill(sample["classes"][:box_rows], box_rows, -1),
+        "gt_boxes": fill(sample["boxes"], box_rows, 0.0),
+        "gt_classes": fill(sample["classes"], box_rows, -1),
         "gt_mask": tf.range(box_rows) < num_boxes,
-        "crowd_boxes": fill(crowd_boxes, crowd_rows, 0.0),
+        "crowd_boxes": fill(sample["crowd_boxes"], crowd_rows, 0.0),
         "crowd_mask": tf.range(crowd_rows) < num_crowds,
         "image_ids": sample["image_id"],
         "seeds": sample["seed"],
@@ -348,8 +352,8 @@ def image_rows(num_images: int, seed: int, first_epoch: int, *, shuffle: bool) -
     return rows.apply(tf.data.experimental.assert_cardinality(num_images))
 
 
-def _padded_sizes(dataset: CocoDataset) -> tuple[int, int]:
-    """(G, K)."""
+def _most_boxes(dataset: CocoDataset) -> tuple[int, int]:
+    """The largest numbers of boxes and of crowd boxes of an image, at least 1."""
     crowds = [int(image.is_crowd.sum()) for image in dataset.images]
     counts = [len(image.boxes) - crowd for image, crowd in zip(dataset.images, crowds, strict=True)]
     return max(1, *counts), max(1, *crowds)

@@ -66,8 +66,8 @@ def peak_memory(path: PathLike, runtime: str, num_threads: int = 1) -> PeakMemor
     return None if values is None else PeakMemory(**values)
 
 
-def _peak() -> int | None:
-    """Bytes of this process, at the peak so far."""
+def peak_bytes() -> int | None:
+    """Resident memory of this process at its peak so far, in bytes; None where the system does not tell (Windows)."""
     with suppress(OSError):
         told = re.search(r"^VmHWM:\s*(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
         if told:
@@ -83,12 +83,12 @@ def _peak() -> int | None:
 def _main() -> None:
     path, runtime, threads = sys.argv[1:]
     importlib.import_module(RUNTIMES[runtime][0])
-    before = _peak()
+    before = peak_bytes()
     session = Session(read_flatbuffer(path), int(threads))
     inputs = {name: np.zeros(details["shape"], details["dtype"]) for name, details in session.inputs.items()}
     for _ in range(2):
         session.run(inputs)
-    after = _peak()
+    after = peak_bytes()
     told = None if before is None or after is None else {"process": after, "model": after - before}
     print(json.dumps(told))
 

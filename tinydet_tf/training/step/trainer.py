@@ -53,7 +53,8 @@ class Trainer(keras.Model):
     """Trains a detector: `compile(optimizer)`, then `fit(batches)`.
 
     A batch is a dict: images [B, S, S, 3] RGB 0-255, gt_boxes [B, G, 4] inclusive input pixels, gt_classes [B, G] from
-    0, gt_mask [B, G], crowd_boxes [B, K, 4], crowd_mask [B, K], seeds int32 [B, 2] (data/pipeline.py makes it).
+    0, gt_mask [B, G], crowd_boxes [B, K, 4], crowd_mask [B, K], seeds int32 [B, 2] (data/pipeline.py makes it). G
+    and K are static.
 
     Made in a distribution strategy's scope it trains on all replicas: B is then a replica's part of the batch, and
     losses, clipping and metrics are those of the whole.
@@ -187,11 +188,14 @@ class Trainer(keras.Model):
         labels = tf.where(positive, classes, 0)  # [B, G + P]
 
         if config.rcnn_sampling == "ohem":
-            # OHEM: RoIs with a high class loss of the current head come first. No gradient flows through this.
+            # OHEM: RoIs with a high class loss of the current head come first. No gradient flows through this. RoIs
+            # that are ignored, most of them padded rows, cannot be chosen, and the head is not asked about them.
+            where = tf.where(positive | negative)  # [n, 2]
+            image = tf.cast(where[:, :1], tf.float32)
             still = [tf.stop_gradient(level) for level in features]
-            logits, _ = self.detector.rcnn(still, _with_batch_index(rois), training=training)
-            hardness = losses.class_losses(tf.stop_gradient(logits), tf.reshape(labels, [-1]))
-            priority = tf.reshape(hardness, tf.shape(labels))
+            logits, _ = self.detector.rcnn(still, tf.concat([image, tf.gather_nd(rois, where)], 1), training=training)
+            hardness = losses.class_losses(tf.stop_gradient(logits), tf.gather_nd(labels, where))
+            priority = tf.scatter_nd(where, hardness, tf.shape(labels, tf.int64))
         else:
             priority = random_priority(batch["seeds"], tf.shape(labels)[1], RCNN_SEED)
         chosen = sample(
