@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,7 +27,8 @@ def write_scenes(folder: Path, *, images: int, boxes: int, size: int, seed: int 
     rng = np.random.default_rng(seed)
     pictures = folder / "train" / "images"
     pictures.mkdir(parents=True)
-    entries, annotations = [], []
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image in range(images):
         name = f"{image}.png"
         Image.fromarray(rng.integers(0, 256, [size, size, 3], np.uint8)).save(pictures / name, compress_level=1)

@@ -53,7 +53,8 @@ class Trainer(keras.Model):
     """Trains a detector: `compile(optimizer)`, then `fit(batches)`.
 
     A batch is a dict: images [B, S, S, 3] RGB 0-255, gt_boxes [B, G, 4] inclusive input pixels, gt_classes [B, G] from
-    0, gt_mask [B, G], crowd_boxes [B, K, 4], crowd_mask [B, K], seeds int32 [B, 2] (data/pipeline.py makes it).
+    0, gt_mask [B, G], crowd_boxes [B, K, 4], crowd_mask [B, K], seeds int32 [B, 2] (data/pipeline.py makes it). G
+    and K are static.
 
     Made in a distribution strategy's scope it trains on all replicas: B is then a replica's part of the batch, and
     losses, clipping and metrics are those of the whole.
