@@ -57,7 +57,7 @@ def assign(
     """Assigns boxes to ground truth.
 
     Args:
-      boxes: float32 [A, 4], anchors or proposals. A, G and K are static.
+      boxes: float32 [A, 4], anchors or proposals. Where A or G is not static, all rows are one piece.
       usable: bool [A]; the others are ignored (anchors that leave the image, padded proposals).
       gt_boxes, gt_mask: float32 [G, 4], bool [G].
       crowd_boxes, crowd_mask: float32 [K, 4], bool [K].
@@ -67,13 +67,14 @@ def assign(
         the same box the later one has it. None: no such rule.
       piece: the most numbers N x A that are computed at a time; the result does not depend on it.
     """
-    count = int(boxes.shape[0])
-    rows = max(1, piece // max(1, count))
+    count = boxes.shape[0]
+    rows = None if count is None else max(1, piece // max(1, count))
+    count = tf.shape(boxes)[0] if count is None else count
 
     def compare(start: tf.Tensor, gt: tf.Tensor, mask: tf.Tensor, best: _Best) -> _Best:
         # Boxes stand in the last axis: it is long, and vector arithmetic runs along it.
         table = tf.where(mask[:, None] & usable[None], iou(boxes[None], gt[:, None]), -1.0)  # [N, A]
-        order = start + tf.range(gt.shape[0])[:, None]  # [N, 1]
+        order = start + tf.range(tf.shape(gt)[0])[:, None]  # [N, 1]
         highest = tf.reduce_max(table, 0)
         # The first row that has it. An argmax takes longer.
         row = tf.reduce_min(tf.where(table == highest[None], order, order[-1:]), 0)
@@ -106,18 +107,18 @@ def _by_pieces(
     boxes: tf.Tensor,
     mask: tf.Tensor,
     state: _State,
-    rows: int,
+    rows: int | None,
 ) -> _State:
     """The state after `step(index of the first row, boxes [N, 4], mask [N], state)` of each piece up to the last row
     that is real.
 
     Args:
       boxes, mask: float32 [G, 4], bool [G].
-      rows: N, where G is larger; the last piece is filled up with rows that are not real.
+      rows: N, where G is larger; the last piece is filled up with rows that are not real. None: G.
     """
-    count = int(boxes.shape[0])
-    if count <= rows:
-        return step(tf.constant(0), boxes, mask, state) if count else state
+    count = boxes.shape[0]
+    if count is None or rows is None or count <= rows:
+        return state if count == 0 else step(tf.constant(0), boxes, mask, state)
     missing = -count % rows
     boxes, mask = tf.pad(boxes, [[0, missing], [0, 0]]), tf.pad(mask, [[0, missing]])
     end = tf.reduce_max(tf.where(mask, tf.range(1, count + missing + 1), 0))

@@ -48,7 +48,11 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), images=2 * args.batch, boxes=args.boxes, size=config.model.input_size)
-        _measure(args, dataclasses.replace(config, data=dataclasses.replace(config.data, root=folder)))
+        train = Path(folder) / "train"
+        scenes = dataclasses.replace(
+            config.data, root=None, train_json=str(train / "instances.json"), train_images=str(train / "images")
+        )
+        _measure(args, dataclasses.replace(config, data=scenes))
 
 
 def _measure(args: argparse.Namespace, config: Config) -> None:
