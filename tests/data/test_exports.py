@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from commands import Command
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import DataConfig
 from tinydet_tf.data.coco import CocoDataset
@@ -164,3 +165,23 @@ def test_finding_takes_the_time_of_a_listing(
         counts.append(len(listed))
         listed.clear()
     assert counts[0] == counts[1] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Roboflow, COCO", "Roboflow, YOLO", "Pascal VOC"])
+def test_from_an_export_to_detections(name: str, tmp_path: Path, command: Command) -> None:
+    """Train, evaluate, int8, detect: what a user does with what a tool left, without a line of work by hand."""
+    data, run, model = tmp_path / "my set", tmp_path / "run", tmp_path / "int8.tflite"
+    EXPORTS[name].write(data)
+    picture = next(path for path in sorted(data.rglob("*")) if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    values = ("train.epochs=1", "train.batch_size=2", "model.input_size=128", "train.warmup_steps=1")
+    for arguments in (
+        ("train.py", "--data", data, "--output", run, *(part for value in values for part in ("--set", value))),
+        ("evaluate.py", "--model", run),
+        ("export.py", "--model", run, "--format", "int8", "--output", model),
+        ("evaluate.py", "--model", model, "--data", data),
+        ("detect.py", "--model", model, "--source", picture, "--output", tmp_path / "found"),
+    ):
+        code, _, err = command(*arguments)
+        assert code == 0, (arguments[0], err)
+    assert (tmp_path / "found" / "detections.json").is_file()
