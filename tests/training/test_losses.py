@@ -12,10 +12,10 @@ import tensorflow as tf
 import tf_keras as keras
 
 import tinydet_tf
+from tinydet_tf.assign import PIECE
 from tinydet_tf.config import TrainConfig
 from tinydet_tf.training.run.schedule import WarmupCosine
 from tinydet_tf.training.step import losses
-from tinydet_tf.training.step.assign import PIECE
 from tinydet_tf.training.step.trainer import Trainer
 
 NAMES = ("rpn_score", "rpn_box", "rcnn_score", "rcnn_box")
@@ -131,7 +131,7 @@ def test_padding_changes_nothing(trainer: Trainer, filler: float) -> None:
 
 @pytest.mark.parametrize("sampling", ["ohem", "random"])
 def test_the_number_of_padded_rows_changes_no_loss(trainer: Trainer, sampling: str) -> None:
-    """More rows than one piece of the assignment has (tinydet_tf.training.step.assign.PIECE), all but nine of them
+    """More rows than one piece of the assignment has (tinydet_tf.assign.PIECE), all but nine of them
     padding."""
     one = Trainer(trainer.detector, dataclasses.replace(trainer.config, rcnn_sampling=sampling))
     boxes = [hundred()[:6], hundred()[6:9]]

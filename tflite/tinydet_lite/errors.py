@@ -22,7 +22,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(" ".join(message.splitlines())))
 
 
 def os_reason(error: OSError) -> str:
