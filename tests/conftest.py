@@ -22,8 +22,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes longest comes first, so that processes that share the files end together."""
-    items.sort(key=lambda item: item.path.name != "test_learning.py")
+    """The files that take longest come first, so that processes that share the files end together."""
+    longest = ("test_learning.py", "test_resume.py")
+    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
 
 
 @pytest.fixture(scope="session")
