@@ -6,6 +6,7 @@ Shape letters: P proposals, C classes, N detections, W, H and S sides of the pic
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from typing import Any, Optional
 
 import numpy as np
@@ -29,7 +30,7 @@ Outputs = dict[str, NDArray[Any]]
 Shapes = dict[str, tuple[Optional[int], ...]]
 
 
-class Form:
+class Form(ABC):
     """How the outputs of one form become Detections.
 
     Attributes:
@@ -44,10 +45,11 @@ class Form:
         self._nms, self._labels = nms, labels
         self._input_size, self._classes = info.input_size, info.num_classes
 
+    @abstractmethod
     def expected(self) -> Shapes:
         """The shapes of its outputs, all of them float32."""
-        raise NotImplementedError
 
+    @abstractmethod
     def detections(self, outputs: Outputs, image_size: tuple[int, int], score_threshold: float) -> Detections:
         """What was found.
 
@@ -56,7 +58,6 @@ class Form:
             image_size: (W, H) of the source picture.
             score_threshold: a detection scores at least this.
         """
-        raise NotImplementedError
 
 
 class HostForm(Form):
