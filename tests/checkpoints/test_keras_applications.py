@@ -11,10 +11,12 @@ import tf_keras as keras
 
 from commands import Command
 from tinydet_lite.errors import UserError
-from tinydet_tf.checkpoints.keras_applications import APPLICATIONS, import_application
+from tinydet_tf.checkpoints.backbones import SOURCES, import_backbone
+from tinydet_tf.checkpoints.keras_applications import APPLICATIONS
 from tinydet_tf.checkpoints.published import backbone_parameters
 from tinydet_tf.config import model_config
 from tinydet_tf.model.backbone import normalize
+from tinydet_tf.model.backbones import IMPORTABLE
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import initialize
 
@@ -50,7 +52,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_without_alignment_the_taps_are_kerass(case: tuple[str, Any, Path]) -> None:
     backbone, network, file = case
-    imported = import_application(backbone, file, "M")
+    imported = import_backbone(backbone, file, "M")
     assert len(imported.fresh) in (6, 8) and len({name.split("_")[0] for name in imported.fresh}) == 1
     detector = TinyDet(model_config("M", backbone=backbone, align=False, input_size=SIDE), 1)
     for layer in imported.detector.backbone_model().layers:
@@ -71,7 +73,7 @@ def test_without_alignment_the_taps_are_kerass(case: tuple[str, Any, Path]) -> N
 
 def test_every_weight_up_to_the_last_block_is_used(case: tuple[str, Any, Path]) -> None:
     backbone, network, file = case
-    imported = import_application(backbone, file, "M")
+    imported = import_backbone(backbone, file, "M")
     names = [APPLICATIONS[backbone].name(name) for name in imported.taken]
     assert len(set(names)) == len(names)
     behind = {layer.name for layer in network.layers if layer.weights} - set(names)
@@ -100,7 +102,7 @@ def test_the_command(case: tuple[str, Any, Path], tmp_path: Path, command: Comma
     backbone, network, file = case
     output = tmp_path / "backbone.weights.h5"
     arguments = ["--backbone", backbone, "--weights", file, "--variant", "M", "--output", output]
-    done = command("import_keras_backbone.py", *arguments)
+    done = command("import_backbone.py", *arguments)
     out = done.out
     assert done.code == 0, done.err
     assert "_project_bn" in out and f"--set model.backbone={backbone} --init {output}" in out
@@ -113,10 +115,15 @@ def test_the_command(case: tuple[str, Any, Path], tmp_path: Path, command: Comma
             np.testing.assert_array_equal(a, b)
 
 
+def test_there_are_weights_for_every_network_of_others() -> None:
+    """And for no other: the command refuses by one list, and reads by the other."""
+    assert tuple(SOURCES) == IMPORTABLE
+
+
 def test_a_file_with_the_classifier_will_do(tmp_path: Path) -> None:
     network = keras_network("mobilenetv2", include_top=True)
     network.save_weights(str(tmp_path / "top.h5"))
-    imported = import_application("mobilenetv2", tmp_path / "top.h5", "M")
+    imported = import_backbone("mobilenetv2", tmp_path / "top.h5", "M")
     np.testing.assert_array_equal(
         imported.detector.pyramid.get_layer("block17_project").get_weights()[0],
         network.get_layer("block_16_project").get_weights()[0],
@@ -132,7 +139,7 @@ def test_without_a_network_one_line_says_what_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(data_utils, "get_file", unreachable)
     for backbone in APPLICATIONS:
         with pytest.raises(UserError, match=r"cannot be downloaded .* give --weights FILE\.h5"):
-            import_application(backbone, "imagenet", "M")
+            import_backbone(backbone, "imagenet", "M")
 
 
 def test_bad_input(tmp_path: Path, command: Command) -> None:
@@ -141,7 +148,7 @@ def test_bad_input(tmp_path: Path, command: Command) -> None:
     other.save_weights(str(tmp_path / "other.h5"))
     good = tmp_path / "x.weights.h5"
     for change, words in (
-        ({"--backbone": "resnet50"}, "--backbone resnet50 is not one of Keras's; choose one of mobilenetv2"),
+        ({"--backbone": "resnet50"}, "--backbone resnet50: there are no weights to import; choose one of mobilenetv2"),
         ({"--variant": "S"}, "backbone mobilenetv2 feeds levels of [4, 8, 16, 32, 64]"),
         ({"--variant": "XL"}, "variant 'XL' does not exist"),
         ({"--output": tmp_path / "x.h5"}, "does not end in .weights.h5"),
@@ -151,12 +158,12 @@ def test_bad_input(tmp_path: Path, command: Command) -> None:
     ):
         options = {"--backbone": "mobilenetv2", "--weights": "imagenet", "--variant": "M", "--output": good} | change
         flat = [item for pair in options.items() for item in pair]
-        done = command("import_keras_backbone.py", *flat)
+        done = command("import_backbone.py", *flat)
         done.assert_refused(words)
-        assert done.err.strip().splitlines()[-1].startswith("import_keras_backbone.py: error: ")
+        assert done.err.strip().splitlines()[-1].startswith("import_backbone.py: error: ")
         assert not good.exists()
 
 
 def test_the_published_names_do_not_cover_them() -> None:
-    with pytest.raises(UserError, match="backbone mobilenetv2 has no published PyTorch names"):
+    with pytest.raises(UserError, match="backbone mobilenetv2 is not the authors'"):
         backbone_parameters(model_config("M", backbone="mobilenetv2"))

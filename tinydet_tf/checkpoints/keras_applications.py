@@ -1,14 +1,11 @@
 """keras.applications' MobileNetV2 and MobileNetV3Large, alpha 1, as the weights of a detector's backbone.
 
-Keras' layers have the same shapes and layouts as the detector's; only the names differ. The detector names layers after
-the tables' rows, so that counting and --init, which go by names, work for these backbones too. Keras' last conv, behind
-the last block, and its classifier are not used. The detector's last block, for stride 64, does not exist in Keras and
-keeps its random weights.
+Keras' layers have the same shapes and layouts as the detector's; only the names differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +13,7 @@ from typing import Any
 import tf_keras as keras
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import Config, model_config
-from tinydet_tf.model.backbones import BACKBONES
 from tinydet_tf.model.detector import TinyDet
-
-#: Given instead of a file: Keras's own ImageNet weights, which Keras downloads.
-IMAGENET = "imagenet"
 
 #: The detector's name of a layer in a block -> Keras's name behind the block's prefix.
 _CONVS = {part: part for part in ("expand", "depthwise", "project")}
@@ -67,52 +59,23 @@ APPLICATIONS: dict[str, Application] = {
 }
 
 
-@dataclass(frozen=True)
-class Imported:
-    """A detector whose backbone came from Keras.
-
-    Attributes:
-      detector: all weights outside its backbone are random.
-      config: of the detector; it names no classes.
-      taken: the backbone's layers whose weights came from Keras.
-      fresh: those with random weights.
-    """
-
-    detector: TinyDet
-    config: Config
-    taken: tuple[str, ...]
-    fresh: tuple[str, ...]
-
-
-def import_application(backbone: str, weights: str | Path, variant: str) -> Imported:
-    """A detector whose backbone has the weights of keras.applications.
+def fill_application(detector: TinyDet, layers: Sequence[str], file: Path | None) -> None:
+    """Sets layers of a detector's backbone, a key of APPLICATIONS.
 
     Args:
-      backbone: a key of APPLICATIONS.
-      weights: IMAGENET, or a file in a format that Keras loads: with or without the classifier.
-      variant: of the detector.
+      layers: names of those that have weights.
+      file: in a format that Keras loads, with or without the classifier; None: Keras's own ImageNet weights, which
+        Keras downloads.
 
     Raises:
-      UserError: no such backbone or variant, one that does not go with the other, no network, or a file that is
-        missing, damaged, or of another network.
+      UserError: no network, or a file that is missing, damaged, or of another network.
     """
-    if backbone not in APPLICATIONS:
-        raise UserError(f"backbone {backbone!r} is not one of Keras's; choose one of {', '.join(APPLICATIONS)}")
-    config = Config(variant=variant, model=model_config(variant, backbone=backbone))
+    backbone = detector.config.backbone
     application = APPLICATIONS[backbone]
-    source = _download(application, backbone) if weights == IMAGENET else _load(application, backbone, Path(weights))
-    detector = TinyDet(config.model, 1)
-    fresh = f"block{len(BACKBONES[backbone].blocks)}_"
-    layers = [layer for layer in detector.backbone_model().layers if layer.weights]
-    for layer in layers:
-        if not layer.name.startswith(fresh):
-            layer.set_weights(source.get_layer(application.name(layer.name)).get_weights())
-    return Imported(
-        detector,
-        config,
-        tuple(layer.name for layer in layers if not layer.name.startswith(fresh)),
-        tuple(layer.name for layer in layers if layer.name.startswith(fresh)),
-    )
+    source = _download(application, backbone) if file is None else _load(application, backbone, file)
+    ours = detector.named_layers()
+    for name in layers:
+        ours[name].set_weights(source.get_layer(application.name(name)).get_weights())
 
 
 def _download(application: Application, backbone: str) -> Any:

@@ -1,23 +1,31 @@
 """Between the published parameter names (docs/reference.md, "Published checkpoints") and Keras' variables.
 
-Layouts: PyTorch's convolutions are [O, I/g, kh, kw] and its fully connected layers [O, I], with O outputs, I inputs and
-g groups; Keras' are [kh, kw, I/g, O] and [I, O]. A depthwise kernel is [C, 1, kh, kw] there and [kh, kw, C, 1] here.
-Everything else agrees: group g of a grouped conv makes the g-th run of outputs, the R-CNN head reads (channel, row,
-column), class index 0 is the background, RPN deltas are anchor-major.
+But for the axes (torch_parameters.py) everything agrees: group g of a grouped conv makes the g-th run of outputs, the
+R-CNN head reads (channel, row, column), class index 0 is the background, RPN deltas are anchor-major.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.checkpoints.torch_file import read_class_names, read_torch
+from tinydet_tf.checkpoints.torch_parameters import (
+    CONV,
+    DENSE,
+    DEPTHWISE,
+    VECTOR,
+    Arrays,
+    Parameter,
+    batch_norm,
+    kernel,
+    listed,
+    mismatch,
+    variables_of,
+)
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import VARIANTS, Config, ModelConfig, model_config
 from tinydet_tf.data.coco_classes import COCO_CATEGORY_IDS, COCO_CLASS_NAMES
@@ -25,36 +33,11 @@ from tinydet_tf.model.backbones import BACKBONES, Dialect
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import placeholder_names
 
-Arrays = Mapping[str, NDArray[np.float32]]
-
 BACKBONE_PREFIX = "backbone."
 #: A file with names that start so is a detector, else it is a backbone.
 DETECTOR_PREFIXES = ("neck.", "rpn_head.", "bbox_head.")
 #: Its shape [C+1, hidden] says how many classes a checkpoint has; the 1 is the background.
 CLASS_WEIGHT = "bbox_head.fc_cls.weight"
-
-# For each kind of layer, the published axes in Keras' order.
-CONV = (2, 3, 1, 0)
-DEPTHWISE = (2, 3, 0, 1)
-DENSE = (1, 0)
-VECTOR = (0,)
-
-#: How many names a message lists.
-_LISTED = 4
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One published tensor, and the Keras variable that is the same with its axes in another order."""
-
-    name: str
-    layer: str
-    weight: str  # the layer's attribute
-    axes: tuple[int, ...]  # for each axis of the variable, the published axis
-
-    def published_shape(self, keras_shape: Iterable[int]) -> tuple[int, ...]:
-        keras_shape = tuple(keras_shape)
-        return tuple(keras_shape[axis] for axis in np.argsort(self.axes))
 
 
 @dataclass(frozen=True)
@@ -93,8 +76,8 @@ def import_published(path: str | Path, variant: str) -> Imported:
     tensors = read_torch(path)
     parameters, taken, left_out = _select(tensors, model)
     detector = TinyDet(model, _num_classes(tensors, model))
-    variables = _variables(detector, parameters)
-    problem = _problem(taken, parameters, variables)
+    variables = variables_of(detector, parameters)
+    problem = mismatch(taken, parameters, variables)
     if problem is not None:
         raise UserError(_explain(path, tensors, variant, problem))
     for parameter in parameters:
@@ -135,32 +118,28 @@ def backbone_parameters(config: ModelConfig) -> tuple[Parameter, ...]:
     spec = BACKBONES[config.backbone]
     if spec.dialect != Dialect():
         raise UserError(
-            f"backbone {config.backbone} has no published PyTorch names; {command_text('import-keras-backbone')} "
-            "takes Keras's weights of it"
+            f"backbone {config.backbone} is not the authors'; {command_text('import-backbone')} takes ImageNet weights "
+            "of it"
         )
-    rows = [_kernel(f"{BACKBONE_PREFIX}blocks.0.0", "stem", CONV)]
-    rows += _batch_norm(f"{BACKBONE_PREFIX}blocks.0.1", "stem_bn")
+    rows = [kernel(f"{BACKBONE_PREFIX}blocks.0.0", "stem", CONV)]
+    rows += batch_norm(f"{BACKBONE_PREFIX}blocks.0.1", "stem_bn")
     for index, block in enumerate(spec.blocks, 1):
         name, layer = f"{BACKBONE_PREFIX}blocks.{index}", f"block{index}"
         if index > 1:  # the first block has no expansion
-            rows.append(_kernel(f"{name}.conv1", f"{layer}_expand", CONV))
-            rows += _batch_norm(f"{name}.bn1", f"{layer}_expand_bn")
-        rows.append(_kernel(f"{name}.conv2", f"{layer}_depthwise", DEPTHWISE))
-        rows += _batch_norm(f"{name}.bn2", f"{layer}_depthwise_bn")
+            rows.append(kernel(f"{name}.conv1", f"{layer}_expand", CONV))
+            rows += batch_norm(f"{name}.bn1", f"{layer}_expand_bn")
+        rows.append(kernel(f"{name}.conv2", f"{layer}_depthwise", DEPTHWISE))
+        rows += batch_norm(f"{name}.bn2", f"{layer}_depthwise_bn")
         if block.squeeze_excite and config.squeeze_excite:
-            rows.append(_kernel(f"{name}.se.se.1", f"{layer}_se_reduce", CONV))
-            rows.append(_kernel(f"{name}.se.se.3", f"{layer}_se_expand", CONV))
-        rows.append(_kernel(f"{name}.conv3", f"{layer}_project", CONV))
-        rows += _batch_norm(f"{name}.bn3", f"{layer}_project_bn")
+            rows.append(kernel(f"{name}.se.se.1", f"{layer}_se_reduce", CONV))
+            rows.append(kernel(f"{name}.se.se.3", f"{layer}_se_expand", CONV))
+        rows.append(kernel(f"{name}.conv3", f"{layer}_project", CONV))
+        rows += batch_norm(f"{name}.bn3", f"{layer}_project_bn")
     return tuple(rows)
 
 
-def _kernel(name: str, layer: str, axes: tuple[int, ...]) -> Parameter:
-    return Parameter(f"{name}.weight", layer, "depthwise_kernel" if axes == DEPTHWISE else "kernel", axes)
-
-
 def _conv_with_bias(name: str, layer: str, axes: tuple[int, ...]) -> list[Parameter]:
-    return [_kernel(name, layer, axes), Parameter(f"{name}.bias", layer, "bias", VECTOR)]
+    return [kernel(name, layer, axes), Parameter(f"{name}.bias", layer, "bias", VECTOR)]
 
 
 def _sc_conv(name: str, layer: str) -> list[Parameter]:
@@ -168,20 +147,6 @@ def _sc_conv(name: str, layer: str) -> list[Parameter]:
         *_conv_with_bias(f"{name}.0", f"{layer}_depthwise", DEPTHWISE),
         *_conv_with_bias(f"{name}.1", f"{layer}_pointwise", CONV),
     ]
-
-
-def _batch_norm(name: str, layer: str) -> list[Parameter]:
-    pairs = (("weight", "gamma"), ("bias", "beta"), ("running_mean", "moving_mean"), ("running_var", "moving_variance"))
-    return [Parameter(f"{name}.{theirs}", layer, ours, VECTOR) for theirs, ours in pairs]
-
-
-def _variables(detector: TinyDet, parameters: Iterable[Parameter]) -> dict[str, Any]:
-    """The variable of each parameter, by published name. Two parameters with one variable are a bug of this module."""
-    layers = detector.named_layers()
-    variables = {p.name: getattr(layers[p.layer], p.weight) for p in parameters}
-    if len({id(v) for v in variables.values()}) != len(variables):
-        raise RuntimeError("two published names mean one variable")
-    return variables
 
 
 def _is_backbone(tensors: Arrays) -> bool:
@@ -228,31 +193,13 @@ def _classes(count: int, named: tuple[str, ...]) -> tuple[tuple[str, ...], tuple
     return own or placeholder_names(count), tuple(range(1, count + 1))
 
 
-def _problem(tensors: Arrays, parameters: Iterable[Parameter], variables: Mapping[str, Any]) -> str | None:
-    """Tells which tensors are missing, unknown or of another shape; None if tensors and parameters match one to one."""
-    missing = [name for name in variables if name not in tensors]
-    unknown = [name for name in tensors if name not in variables]
-    shapes = []
-    for parameter in parameters:
-        expected = parameter.published_shape(variables[parameter.name].shape)
-        if parameter.name in tensors and tensors[parameter.name].shape != expected:
-            found = list(tensors[parameter.name].shape)
-            shapes.append(f"{parameter.name} is {found}, expected {list(expected)}")
-    problems = [
-        f"{len(texts)} {what}: {_listed(texts)}"
-        for what, texts in (("missing", missing), ("not known", unknown), ("of another shape", shapes))
-        if texts
-    ]
-    return "; ".join(problems) if problems else None
-
-
 def _fits(tensors: Arrays, variant: str) -> bool:
     model = VARIANTS[variant]
     parameters, taken, _ = _select(tensors, model)
     if {p.name for p in parameters} != set(taken):
         return False  # decided without building the network
-    variables = _variables(TinyDet(model, _num_classes(tensors, model)), parameters)
-    return _problem(taken, parameters, variables) is None
+    variables = variables_of(TinyDet(model, _num_classes(tensors, model)), parameters)
+    return mismatch(taken, parameters, variables) is None
 
 
 def _explain(path: str | Path, tensors: Arrays, variant: str, problem: str) -> str:
@@ -260,8 +207,8 @@ def _explain(path: str | Path, tensors: Arrays, variant: str, problem: str) -> s
     parameters, taken, _ = _select(tensors, VARIANTS[variant])
     if not any(parameter.name in taken for parameter in parameters):
         return (
-            f"checkpoint {path} is no TinyDet: it holds {_listed(list(tensors))} but none of "
-            f"{_listed([p.name for p in parameters], 1)}"
+            f"checkpoint {path} is no TinyDet: it holds {listed(list(tensors))} but none of "
+            f"{listed([p.name for p in parameters], 1)}"
         )
     fitting = [other for other in VARIANTS if other != variant and _fits(tensors, other)]
     if fitting:
@@ -271,8 +218,3 @@ def _explain(path: str | Path, tensors: Arrays, variant: str, problem: str) -> s
         )
     part = "the backbone of TinyDet" if _is_backbone(tensors) else "TinyDet"
     return f"checkpoint {path} does not fit {part}-{variant}: {problem}; give the file as published"
-
-
-def _listed(texts: list[str], count: int = _LISTED) -> str:
-    shown = ", ".join(texts[:count])
-    return shown if len(texts) <= count else f"{shown} and {len(texts) - count} more"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinydet_lite.errors import UserError, os_reason
+from tinydet_lite.errors import UserError, os_reason, shortened
 from tinydet_lite.metadata import is_label
 
 #: Keys under which training programs put the parameters, beside an optimizer's state and the like; the first one found
@@ -83,7 +83,7 @@ def _import_torch(path: Path) -> Any:
         return importlib.import_module("torch")
     except ImportError as error:
         raise UserError(
-            f"reading {path} needs PyTorch, which cannot be imported ({_line(error)}); "
+            f"reading {path} needs PyTorch, which cannot be imported ({shortened(error)}); "
             "pip install torch, or pip install 'tinydet-tf[torch]'"
         ) from error
 
@@ -128,7 +128,7 @@ def _entries(path: Path, content: Any) -> Mapping[str, Any]:
     for name in content:
         if not isinstance(name, str):
             raise UserError(
-                f"checkpoint {path} has an entry named {_shown(name)}; expected names such as 'conv.weight'"
+                f"checkpoint {path} has an entry named {shortened(repr(name), 40)}; expected ones like 'conv.weight'"
             )
     return content
 
@@ -153,12 +153,3 @@ def _to_numpy(torch: Any, path: Path, name: str, value: Any) -> NDArray[np.float
     if not np.isfinite(array).all():
         raise UserError(f"{where} has values that are not finite; the weights are damaged or their training diverged")
     return array
-
-
-def _shown(name: object) -> str:
-    text = repr(name)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

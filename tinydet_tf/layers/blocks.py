@@ -15,11 +15,10 @@ import tf_keras as keras
 
 from tinydet_tf.layers.activations import HardSigmoid, HardSwish
 from tinydet_tf.layers.align_pool import AlignPool
+from tinydet_tf.layers.batch_norm import BatchNormalization
+from tinydet_tf.layers.depthwise import DepthwiseConv2D
 from tinydet_tf.layers.grouped_conv import GroupedConv2D
 from tinydet_tf.model.backbones import BlockSpec, Dialect
-
-#: PyTorch's momentum of 0.1: Keras names the share that is kept, PyTorch the share that is replaced.
-BN_MOMENTUM = 0.9
 
 PUBLISHED = Dialect()
 
@@ -33,13 +32,14 @@ class BatchNorm:
     """
 
     synchronized: bool = False
-    momentum: float = BN_MOMENTUM
+    momentum: float | None = None  # None: that of the backbone's dialect
     epsilon: float = PUBLISHED.batch_norm_epsilon
 
     def __call__(self, x: Any, name: str) -> Any:
         # The flag is passed only where it is needed: with it Keras leaves the fused kernel even on one device.
         extra = {"synchronized": True} if self.synchronized else {}
-        return keras.layers.BatchNormalization(epsilon=self.epsilon, momentum=self.momentum, name=name, **extra)(x)
+        momentum = PUBLISHED.batch_norm_momentum if self.momentum is None else self.momentum
+        return BatchNormalization(epsilon=self.epsilon, momentum=momentum, name=name, **extra)(x)
 
 
 def kaiming() -> Any:
@@ -84,7 +84,7 @@ def depthwise(
     x: Any, name: str, *, kernel: int, stride: int = 1, bias: bool, dialect: Dialect = PUBLISHED, **kwargs: Any
 ) -> Any:
     x, padding = _pad(x, kernel, stride, name, dialect)
-    return keras.layers.DepthwiseConv2D(kernel, stride, padding=padding, use_bias=bias, name=name, **kwargs)(x)
+    return DepthwiseConv2D(kernel, stride, padding=padding, use_bias=bias, name=name, **kwargs)(x)
 
 
 def _pad(x: Any, kernel: int, stride: int, name: str, dialect: Dialect) -> tuple[Any, str]:

@@ -8,11 +8,12 @@ knows on this processor. Where it is missing the same product is a batched matmu
 from __future__ import annotations
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import tensorflow as tf
 import tf_keras as keras
+
+from tinydet_tf.layers.devices import works
 
 
 @functools.cache
@@ -35,17 +36,7 @@ def has_grouped_gradient(dtype: str = "float32") -> bool:
             loss = tf.reduce_sum(tf.square(y))
         return tape.gradient(loss, [image, kernel])
 
-    def attempt() -> bool:
-        try:
-            gradients(tf.ones([1, 2, 2, 4], dtype), tf.ones([1, 1, 2, 4], dtype))
-        except tf.errors.OpError:
-            return False
-        return True
-
-    # A new thread is outside of any graph that the caller is building. (tf.init_scope() will not do: the trial succeeds
-    # there on machines where training then fails.)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(attempt).result()
+    return works(lambda: gradients(tf.ones([1, 2, 2, 4], dtype), tf.ones([1, 1, 2, 4], dtype)))
 
 
 def grouped_pointwise(x: tf.Tensor, kernel: tf.Tensor, *, groups: int, native: bool) -> tf.Tensor:

@@ -9,11 +9,12 @@ shift; a side is at least 0.1 cells; a sample outside [-1, size] is 0, one in be
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+
+from tinydet_tf.layers.devices import on_cpu
 
 BINS = 7
 MIN_SIDE = 0.1
@@ -64,7 +65,7 @@ def _reduce_crops(crops: tf.Tensor, reduce: str) -> tf.Tensor:
     the comparisons stay: cuDNN's pool is not made for so many images of so few pixels.
     """
     depth = crops.shape[-1]
-    if reduce == "max" and not tf.config.list_physical_devices("GPU"):
+    if reduce == "max" and on_cpu():
         return tf.nn.max_pool2d(tf.reshape(crops, [-1, 2 * BINS**2, 2, depth]), 2, 2, "VALID")
     return _reduce(tf.unstack(tf.reshape(crops, [-1, 4, depth]), axis=1), reduce)
 
@@ -115,7 +116,6 @@ def psroi_align(
         at = _samples(low * scale, high * scale)
         dead = (at < -1.0) | (at > size)
         at = tf.clip_by_value(at, 0.0, size - 1.0) + by_level([float(o) for o in origin])
-        # The canvas sides minus one are powers of two: this division loses nothing.
         return tf.reshape(tf.where(dead, _FAR, at * (1.0 / (extent - 1))), [-1, BINS, 2])
 
     heights, widths = [int(f.shape[1]) for f in features], [int(f.shape[2]) for f in features]
@@ -141,8 +141,8 @@ def _canvas(features: Sequence[tf.Tensor]) -> tuple[tf.Tensor, list[tuple[int, i
     first, rest = features[0], features[1:]
     column = int(first.shape[2]) + 1
     rows = np.cumsum([0, *(int(level.shape[1]) + 1 for level in rest)])
-    height = _power_of_two_plus_one(max(int(first.shape[1]) + 1, int(rows[-1])))
-    width = _power_of_two_plus_one(column + (int(rest[0].shape[2]) + 1 if rest else 0))
+    height = max(int(first.shape[1]) + 1, int(rows[-1]))
+    width = column + (int(rest[0].shape[2]) + 1 if rest else 0)
 
     def fill(level: tf.Tensor, height: int, width: int) -> tf.Tensor:
         level = tf.cast(level, tf.float32)
@@ -156,7 +156,3 @@ def _canvas(features: Sequence[tf.Tensor]) -> tuple[tf.Tensor, list[tuple[int, i
     ]
     canvas = tf.concat([fill(first, height, column), tf.concat(right, 1) if len(right) > 1 else right[0]], 2)
     return canvas, [(0, 0), *((int(row), column) for row in rows[:-1])]
-
-
-def _power_of_two_plus_one(size: int) -> int:
-    return 2 ** math.ceil(math.log2(max(size - 1, 1))) + 1

@@ -1,10 +1,11 @@
-"""The backbones: aligned MobileNetV3-D (S) and -BC (M, L), tables 10-12, the others of table 4, and two of Keras.
+"""The backbones: aligned MobileNetV3-D (S) and -BC (M, L), tables 10-12, the others of table 4, and three of others.
 
-"mobilenetv2" and "mobilenetv3large" are keras.applications' MobileNetV2 and MobileNetV3Large at alpha 1 up to their
-last block, so that their ImageNet weights fit (checkpoints/keras_applications.py), and one more block for stride 64,
-which starts from random weights. Without alignment they compute the same as Keras' networks. An average pool in front
-of a strided conv needs no other weights, but blurs what the conv sees and moves it by half a pixel: with the pool,
-imported weights are a start, and the network computes something else than Keras' does.
+"mobilenetv2" and "mobilenetv3large" are keras.applications' MobileNetV2 and MobileNetV3Large at alpha 1,
+"efficientnet_lite0" is EfficientNet-Lite0. Each goes up to its network's last block, so that ImageNet weights fit
+(checkpoints/backbones.py), and has one more block for stride 64, which starts from random weights. Without alignment
+they compute the same as those networks. An average pool in front of a strided conv needs no other weights, but blurs
+what the conv sees and moves it by half a pixel: with the pool, imported weights are a start, and the network computes
+something else than the original.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 def normalize(images: Any) -> Any:
     """RGB uint8 or float32 0-255 [B, S, S, 3] -> what `backbone` takes, float32 of about mean 0 and variance 1."""
-    return (tf.cast(images, tf.float32) - PIXEL_MEAN) * (1.0 / np.asarray(PIXEL_STD, np.float32))
+    height, width, channels = images.shape[1:]
+    # A row of pixels at a time: three numbers at a time take TensorFlow's CPU twice as long.
+    rows = tf.cast(tf.reshape(images, [-1, height, width * channels]), tf.float32)
+    mean, scale = np.asarray(PIXEL_MEAN, np.float32), 1.0 / np.asarray(PIXEL_STD, np.float32)
+    return tf.reshape((rows - np.tile(mean, width)) * np.tile(scale, width), [-1, height, width, channels])
 
 
 def backbone(
@@ -47,8 +52,9 @@ def backbone(
     """
     spec = BACKBONES[name]
     dialect = spec.dialect
-    batch_norm = dataclasses.replace(batch_norm, epsilon=dialect.batch_norm_epsilon)
-    x = _symmetric(images) if dialect.symmetric_input else images
+    momentum = dialect.batch_norm_momentum if batch_norm.momentum is None else batch_norm.momentum
+    batch_norm = dataclasses.replace(batch_norm, epsilon=dialect.batch_norm_epsilon, momentum=momentum)
+    x = images if dialect.pixel_mean_and_std is None else _renormalize(images, *dialect.pixel_mean_and_std)
     x = AlignPool(name="stem_align")(x) if align_stem else x
     x = conv2d(x, spec.stem, "stem", kernel=3, stride=2, bias=False, dialect=dialect, kernel_initializer=kaiming())
     x = activate(batch_norm(x, "stem_bn"), dialect.stem_hard_swish, "stem_act", dialect)
@@ -62,12 +68,12 @@ def backbone(
     return taps
 
 
-def _symmetric(normalized: Any) -> Any:
-    """Undoes `normalize` and maps 0-255 to -1..1, in one fixed scale and offset a channel.
+def _renormalize(normalized: Any, mean: float, std: float) -> Any:
+    """Undoes `normalize` and normalizes 0-255 by another mean and deviation, in one fixed scale and offset a channel.
 
     A layer of its own, because it cannot be folded into the stem's weights: the stem pads with zeros, and zero is a mid
     grey after this layer but PIXEL_MEAN before it.
     """
-    scale = [std / 127.5 for std in PIXEL_STD]
-    offset = [mean / 127.5 - 1.0 for mean in PIXEL_MEAN]
+    scale = [ours / std for ours in PIXEL_STD]
+    offset = [(ours - mean) / std for ours in PIXEL_MEAN]
     return keras.layers.Rescaling(scale, offset, name="stem_input")(normalized)

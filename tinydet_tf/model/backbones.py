@@ -1,8 +1,9 @@
 """The backbones' tables: a row a block, as plain data that needs no TensorFlow.
 
 From the paper: tables 10 (TinyDet-S: mobilenetv3_d), 11 and 12 (M and L: mobilenetv3_bc), and those that table 4
-compares. From Keras: mobilenetv2 and mobilenetv3large, with keras.applications' own padding and normalization. The
-project's own: twins for int8 of the first two (docs/int8_twin.md).
+compares. Of others, with their own padding and normalization: mobilenetv2 and mobilenetv3large of keras.applications,
+efficientnet_lite0 (docs/fine_tuning.md). The project's own: twins for int8 of the first two (docs/int8_twin.md), and a
+shallow one for trials.
 """
 
 from __future__ import annotations
@@ -34,13 +35,16 @@ class Dialect:
     stem_hard_swish: bool = True
     relu_max: float | None = None  # where a ReLU is cut off
     batch_norm_epsilon: float = 1e-5
+    #: As Keras counts it, the share of the moving statistics that a step keeps; PyTorch names the rest, here 0.1.
+    batch_norm_momentum: float = 0.9
     squeeze_bias: bool = False  # in the two convs of squeeze-and-excite
     squeeze_multiple: int = 1  # of its narrow channels, a quarter of the wide ones
     #: Where a strided conv's odd row of padding goes on an even side: True: top and left, which makes kernel // 2 on
     #: every side as in PyTorch; False: bottom and right, as in TensorFlow. On an odd side there is no odd row.
     pads_before: bool = True
-    #: The input is 0-255 mapped to -1..1 instead of PIXEL_MEAN and PIXEL_STD.
-    symmetric_input: bool = False
+    #: What is subtracted from pixels of 0-255 and what they are then divided by, in every channel; None: PIXEL_MEAN and
+    #: PIXEL_STD.
+    pixel_mean_and_std: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +133,26 @@ _V2: list[Row] = [
     (3, 960, 320, "", "RE", 1, "FPN"),
     (5, 960, 160, "", "RE", 2, "FPN"),
 ]
+#: EfficientNet-Lite0 up to its last block, and one for stride 64 as above, in its own manner.
+_LITE0: list[Row] = [
+    (3, 32, 16, "", "RE", 1, ""),
+    (3, 96, 24, "", "RE", 2, ""),
+    (3, 144, 24, "", "RE", 1, ""),
+    (5, 144, 40, "", "RE", 2, ""),
+    (5, 240, 40, "", "RE", 1, "FPN"),
+    (3, 240, 80, "", "RE", 2, ""),
+    (3, 480, 80, "", "RE", 1, ""),
+    (3, 480, 80, "", "RE", 1, ""),
+    (5, 480, 112, "", "RE", 1, ""),
+    (5, 672, 112, "", "RE", 1, ""),
+    (5, 672, 112, "", "RE", 1, "FPN"),
+    (5, 672, 192, "", "RE", 2, ""),
+    (5, 1152, 192, "", "RE", 1, ""),
+    (5, 1152, 192, "", "RE", 1, ""),
+    (5, 1152, 192, "", "RE", 1, ""),
+    (3, 1152, 320, "", "RE", 1, "FPN"),
+    (5, 960, 160, "", "RE", 2, "FPN"),
+]
 # Twins of D and BC for int8, not the paper's: no squeeze-and-excite, 3x3 for 5x5. What that saves went into wider
 # expansions, in multiples of 16 as the runtime's tiles, until the multiply-accumulates were the same. H-swish stays: as
 # ADD and MUL it costs int8 little, and ReLU6 in its place cost the digits 0.067 AP (docs/int8_twin.md).
@@ -171,11 +195,34 @@ _BC_INT8: list[Row] = [
     (3, 960, 160, "", "HS", 2, ""),
     (3, 960, 160, "", "HS", 1, "FPN"),
 ]
+#: Few blocks, with every kernel and stride, nonlinearity and squeeze-and-excite that D has: for trials of a machine and
+#: of a program. Nobody's choice for finding objects.
+_SHALLOW: list[Row] = [
+    (3, 16, 16, "", "RE", 1, ""),
+    (3, 64, 24, "", "RE", 2, ""),
+    (5, 72, 40, "SE", "RE", 2, "FPN"),
+    (3, 240, 80, "", "HS", 2, ""),
+    (5, 240, 80, "SE", "HS", 1, "FPN"),
+    (5, 336, 160, "SE", "HS", 2, "FPN"),
+    (5, 480, 160, "SE", "HS", 2, "FPN"),
+]
 #: Those of keras.applications. MobileNetV3Large there has the rows of "mobilenetv3".
 _KERAS_V3 = Dialect(
-    batch_norm_epsilon=1e-3, squeeze_bias=True, squeeze_multiple=8, pads_before=False, symmetric_input=True
+    batch_norm_epsilon=1e-3,
+    squeeze_bias=True,
+    squeeze_multiple=8,
+    pads_before=False,
+    pixel_mean_and_std=(127.5, 127.5),
 )
 _KERAS_V2 = dataclasses.replace(_KERAS_V3, stem_hard_swish=False, relu_max=6.0)
+_EFFICIENTNET_LITE = Dialect(
+    stem_hard_swish=False,
+    relu_max=6.0,
+    batch_norm_epsilon=1e-3,
+    batch_norm_momentum=0.99,
+    pads_before=False,
+    pixel_mean_and_std=(127.0, 128.0),
+)
 
 
 def _backbone(stem: int, rows: list[Row], dialect: Dialect | None = None) -> BackboneSpec:
@@ -188,12 +235,16 @@ BACKBONES: dict[str, BackboneSpec] = {
     "mobilenetv3_bc": _backbone(24, _BC),
     "mobilenetv3_d_int8": _backbone(16, _D_INT8),
     "mobilenetv3_bc_int8": _backbone(24, _BC_INT8),
+    "shallow": _backbone(16, _SHALLOW),
     "mobilenetv3": _backbone(16, [*_EARLY, *_LATE]),
     "mobilenetv3_b": _backbone(16, [*_EARLY[:2], _EXTRA, _EXTRA, *_EARLY[2:], *_LATE]),
     "mobilenetv3_c": _backbone(24, [*_BC[:2], *_BC[4:8], *_LATE]),  # BC without its extra blocks
     "mobilenetv2": _backbone(32, _V2, _KERAS_V2),
     "mobilenetv3large": _backbone(16, [*_EARLY, *_LATE], _KERAS_V3),
+    "efficientnet_lite0": _backbone(32, _LITE0, _EFFICIENTNET_LITE),
 }
+#: Those of others, for which ImageNet weights can be had (checkpoints/backbones.py).
+IMPORTABLE = tuple(name for name, spec in BACKBONES.items() if spec.dialect != Dialect())
 
 
 def tap_strides(backbone: str) -> tuple[int, ...]:
