@@ -1,39 +1,28 @@
-"""COCO's twelve numbers of anything that turns an image into Detections: a Keras run or a .tflite.
-
-Both share image reading, resizing and the host's soft-NMS (tinydet_lite), so that a difference in AP comes from the
-network alone.
-"""
+"""COCO's twelve numbers of anything that turns an image into Detections: a Keras run or a .tflite."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
-from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from tinydet_lite.detections import Detections
-from tinydet_lite.detector import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
-from tinydet_lite.postprocess import postprocess
-from tinydet_lite.preprocess import resize_to
 from tinydet_tf.data.coco import CocoDataset, CocoImage
 from tinydet_tf.data.opening import objects_in, usable
 from tinydet_tf.data.pipeline import load_arrays
-from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.weights import is_hdf5, load_detector, placeholder_names
+from tinydet_tf.matching import OperatingPoint, best_point, judge, threshold_curve
+from tinydet_tf.weights import placeholder_names
 
 _LOG = logging.getLogger(__name__)
 
@@ -60,6 +49,8 @@ class Evaluation:
       seconds: spent in all.
       skipped_images, skipped_objects: that were left out, because the images cannot be used (data/opening.py). The
         metrics are of the other images alone: their objects do not count as missed.
+      best: where F1 over all classes is highest, at IoU 0.5; None where no object was found.
+      judged: the images that the numbers are of, and what pycocotools found of them, for the report.
     """
 
     metrics: dict[str, float]
@@ -69,11 +60,14 @@ class Evaluation:
     seconds: float
     skipped_images: int = 0
     skipped_objects: int = 0
+    best: OperatingPoint | None = None
+    judged: tuple[CocoDataset, COCOeval] | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             **self.metrics,
             "class_ap": self.class_ap,
+            "best_f1": None if self.best is None else asdict(self.best),
             "num_images": self.num_images,
             "skipped_images": self.skipped_images,
             "skipped_objects": self.skipped_objects,
@@ -83,10 +77,14 @@ class Evaluation:
     def scope(self) -> str:
         """For people: how many images the numbers are of, and what was left out."""
         text = f"{self.num_images} images, {self.num_images / max(self.seconds, 1e-9):.1f} a second"
+        return "; ".join(filter(None, [text, self.left_out()]))
+
+    def left_out(self) -> str:
+        """For people: which images the numbers are not of; empty where they are of all."""
         if not self.skipped_images:
-            return text
+            return ""
         return (
-            f"{text}; the numbers leave out {self.skipped_images} that cannot be used, and the {self.skipped_objects} "
+            f"the numbers leave out {self.skipped_images} that cannot be used, and the {self.skipped_objects} "
             "objects in them"
         )
 
@@ -97,60 +95,14 @@ class Evaluation:
             for name, text in zip(METRICS, _DESCRIPTIONS, strict=True)
         ]
         width = max((len(name) for name in self.class_ap), default=0)
+        if self.best is not None:
+            at = self.best
+            shares = f"precision {at.precision:.3f}, recall {at.recall:.3f}"
+            lines += ["", f"    F1 {at.f1:6.3f}  the best, from a score of {at.threshold:g} on ({shares}, IoU 0.50)"]
         lines += ["", "AP of each class"]
         ranked = sorted(self.class_ap.items(), key=lambda item: -item[1])
         lines += [f"  {name:<{width}} {_number(value)}" for name, value in ranked[:max_classes]]
         return "\n".join(lines)
-
-
-class KerasDetector:
-    """A Keras detector as a callable on images, like tinydet_lite.Detector.
-
-    The weights are read at every call: one made before training sees what training does.
-    """
-
-    def __init__(self, detector: TinyDet, class_names: tuple[str, ...]) -> None:
-        self.input_size, self.labels = detector.config.input_size, class_names
-        self._run = tf.function(
-            lambda images: detector(images, training=False),
-            input_signature=[tf.TensorSpec([1, self.input_size, self.input_size, 3], tf.uint8)],
-        )
-
-    def __call__(self, image: np.ndarray) -> Detections:
-        """uint8 RGB [H, W, 3] -> Detections in its pixels, none filtered by score."""
-        outputs = self._run(resize_to(image, self.input_size)[None])
-        height, width = image.shape[:2]
-        return postprocess(
-            outputs["boxes"][0].numpy(),
-            outputs["class_probs"][0].numpy(),
-            (width, height),
-            self.input_size,
-            labels=self.labels,
-        )
-
-
-@dataclass(frozen=True)
-class OpenModel:
-    """An image detector, and the names and the category ids in its training data of its classes."""
-
-    detect: ImageDetector
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-
-
-def open_model(path: str | Path, *, variant: str | None = None, threads: int | None = None) -> OpenModel:
-    """A RUN folder, a weights file or a .tflite, ready to detect.
-
-    Raises:
-      UserError: not one of these, damaged, or of another variant than asked for.
-    """
-    if Path(path).is_file() and not is_hdf5(Path(path)):
-        detector = Detector(path, num_threads=threads, score_threshold=0.0)
-        if variant is not None and detector.info.variant != variant:
-            raise UserError(f"{path} holds TinyDet-{detector.info.variant}, --variant says {variant}")
-        return OpenModel(detector, tuple(detector.labels), detector.info.category_ids)
-    model, config = load_detector(path, variant=variant)
-    return OpenModel(KerasDetector(model, config.class_names), config.class_names, config.category_ids)
 
 
 def evaluate(
@@ -194,12 +146,14 @@ def evaluate(
     if gather is not None:
         results, broken = _from_rows(gather(_to_rows(results, broken)))
     seen = replace(dataset, images=tuple(image for image in dataset.images if image.id not in broken))
-    metrics, class_ap = coco_metrics(seen, results)
+    judged = judge(seen, results)
+    metrics, class_ap = metrics_of(judged, seen)
+    best = best_point(threshold_curve(judged, range(seen.num_classes)))
     if dataset.text_ids:
         results = [{**result, "image_id": dataset.text_ids[result["image_id"]]} for result in results]
     gone = [*dataset.left_out, *(image for image in dataset.images if image.id in broken)]
     seconds = time.monotonic() - start
-    return Evaluation(metrics, class_ap, results, len(seen), seconds, len(gone), objects_in(gone))
+    return Evaluation(metrics, class_ap, results, len(seen), seconds, len(gone), objects_in(gone), best, (seen, judged))
 
 
 #: In place of a score: the row stands for an image that could not be used.
@@ -286,43 +240,12 @@ def _read_ahead(dataset: CocoDataset) -> Iterator[tuple[CocoImage, np.ndarray | 
 
 
 def coco_metrics(dataset: CocoDataset, results: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
-    """pycocotools' twelve numbers and the AP of each class for COCO results on a data set.
+    """pycocotools' twelve numbers and the AP of each class for COCO results on a data set (`matching.judge`)."""
+    return metrics_of(judge(dataset, results), dataset)
 
-    pycocotools gets the annotations as they were checked, never the file: unclipped and with their own areas. Only
-    boxes without a positive width and height, which nothing can match, are left out. Annotations are counted from 1,
-    for pycocotools takes a match with id 0 for none.
-    """
-    given = dataset.truth
-    rows = zip(given.image_ids.tolist(), given.category_ids.tolist(), given.boxes.tolist(), given.areas.tolist(),
-               given.crowd.tolist(), strict=True)  # fmt: skip
-    annotations = [
-        {"id": index, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": int(crowd)}
-        for index, (image, category, box, area, crowd) in enumerate(rows, 1)
-        if box[2] > 0 and box[3] > 0
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        truth = COCO()
-        truth.dataset = {
-            "info": {},
-            "images": [{"id": int(image)} for image in np.union1d(given.image_ids, [i.id for i in dataset.images])],
-            "categories": [
-                {"id": number, "name": name}
-                for number, name in zip(dataset.category_ids, dataset.class_names, strict=True)
-            ],
-            "annotations": annotations,
-        }
-        truth.createIndex()
-        if results:
-            found = truth.loadRes([dict(result) for result in results])  # it writes into what it gets
-        else:  # loadRes wants at least one
-            found = COCO()
-            found.dataset = {**truth.dataset, "annotations": []}
-            found.createIndex()
-        evaluator = COCOeval(truth, found, "bbox")
-        evaluator.params.imgIds = [image.id for image in dataset.images]
-        evaluator.evaluate()
-        evaluator.accumulate()
-        evaluator.summarize()
+
+def metrics_of(evaluator: COCOeval, dataset: CocoDataset) -> tuple[dict[str, float], dict[str, float]]:
+    """The twelve numbers and the AP of each class that pycocotools has found."""
     precision = evaluator.eval["precision"]  # [IoU, recall, class, area, max detections], classes by category id
     class_ap = {}
     for index, name in enumerate(dataset.class_names):

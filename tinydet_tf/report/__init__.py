@@ -1,0 +1,1 @@
+"""The report of an evaluation: numbers, charts, pictures and the page that shows them."""
