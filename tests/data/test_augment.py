@@ -91,6 +91,15 @@ def test_expand() -> None:
     assert len(set(corners)) > 70
 
 
+@pytest.mark.parametrize(("share", "least", "most"), [(0.0, 0, 0), (0.25, 30, 70), (1.0, 190, 200)])
+def test_expand_of_another_share(share: float, least: int, most: int) -> None:
+    base = whole_window(sample_of(np.zeros((30, 40, 3), np.uint8), [[1, 2, 3, 4]]))
+    windows = [expand(base | {"seed": tf.constant([seed, 3])}, share)["window"].numpy() for seed in SEEDS]
+    # A canvas that grows by less than a pixel is none.
+    larger = sum((window[2:] - window[:2] > (40, 30)).any() for window in windows)
+    assert least <= larger <= most
+
+
 def test_crops_meet_a_demand_by_slow_numpy() -> None:
     rng = np.random.default_rng(1)
     boxes, crowds = scattered(rng, 4, 90, 60), scattered(rng, 2, 90, 60)

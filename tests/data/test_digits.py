@@ -5,7 +5,6 @@ import inspect
 import json
 import logging
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def test_is_an_ordinary_coco_folder(folder: Path) -> None:
         assert len(dataset) == count
         assert dataset.category_ids == tuple(range(1, 11))
         assert dataset.class_names == tuple("0123456789")
-        assert (dataset.report.clipped, dataset.report.dropped, dataset.report.empty) == (0, 0, 0)
+        assert (dataset.clipped, dataset.dropped, sum(not len(i.boxes) for i in dataset.images)) == (0, 0, 0)
         for image in dataset.images:
             with Image.open(image.path) as opened:
                 assert (opened.size, opened.mode) == ((320, 320), "RGB")
@@ -67,7 +66,7 @@ def test_width_height_and_density(tmp_path: Path) -> None:
     )
     for folder, least, most in ((wide, 8, 36), (sparse, 2, 9)):
         dataset = load_coco(*locate_split(folder, "val"))
-        assert (dataset.report.clipped, dataset.report.dropped, dataset.report.empty) == (0, 0, 0)
+        assert (dataset.clipped, dataset.dropped, sum(not len(i.boxes) for i in dataset.images)) == (0, 0, 0)
         for image in dataset.images:
             with Image.open(image.path) as opened:
                 assert opened.size == (640, 160)
@@ -181,30 +180,6 @@ def test_the_defaults_are_the_configurations() -> None:
     assert defaults["num_train"].default == data.digits_train_images
     assert defaults["num_val"].default == data.digits_val_images
     assert defaults["seed"].default == data.digits_seed
-
-
-def test_helper_processes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = {"num_train": 7, "num_val": 2, "image_size": 96}
-    alone = digits_folder(tmp_path / "alone", **arguments)
-    monkeypatch.setattr(digits, "_SHARED_FROM", 5)
-    monkeypatch.setattr(digits, "_usable_cores", lambda: 2)
-    codes = []
-    communicate = subprocess.Popen.communicate
-
-    def spy(self: Any, *rest: Any, **more: Any) -> Any:
-        result = communicate(self, *rest, **more)
-        codes.append(self.returncode)
-        return result
-
-    monkeypatch.setattr(subprocess.Popen, "communicate", spy)
-    shared = digits_folder(tmp_path / "shared", **arguments)
-    assert codes[0] == 0
-    assert _bytes(shared) == _bytes(alone)
-    # A helper that fails: its share is drawn here.
-    monkeypatch.setattr(digits.sys, "executable", "false")
-    codes.clear()
-    assert _bytes(digits_folder(tmp_path / "failed", **arguments)) == _bytes(alone)
-    assert codes[0] != 0
 
 
 def test_second_call_draws_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,7 @@ def test_voc_has_the_boxes_of_coco(digits: Path, tmp_path: Path) -> None:
     for split, count in COUNTS.items():
         expected, found = read(digits, split), read(folder, split)
         assert found.class_names == expected.class_names and len(found) == count
-        assert found.report.clipped == found.report.dropped == 0
+        assert found.clipped == found.dropped == 0
         for image, other in zip(found.images, expected.images, strict=True):
             assert image.path == folder / "JPEGImages" / f"{split}_{other.path.name}"
             assert (image.width, image.height) == (other.width, other.height)
@@ -223,7 +223,7 @@ def test_voc_pixels_count_from_one_and_difficult_is_ignored(voc: Path) -> None:
     image = dataset.images[0]
     np.testing.assert_array_equal(image.boxes, [[4, 5, 14, 17], [0, 0, 1, 1], [1.5, 2, 10.5, 12], [29, 19, 40, 30]])
     assert image.classes.tolist() == [1, 0, 2, 1] and image.is_crowd.tolist() == [False, True, False, False]
-    assert (dataset.report.clipped, dataset.report.dropped, dataset.report.crowd) == (1, 1, 1)
+    assert (dataset.clipped, dataset.dropped, sum(i.is_crowd.sum() for i in dataset.images)) == (1, 1, 1)
     assert dataset.classes_without_boxes() == ("cat",)
 
 
@@ -381,7 +381,7 @@ def test_yolo_boxes_polygons_and_images_without_objects(yolo: Path) -> None:
     np.testing.assert_allclose(a.boxes, expected, rtol=1e-6)
     assert a.classes.tolist() == [0, 1, 1, 0] and not a.is_crowd.any()
     assert len(b.boxes) == len(c.boxes) == 0
-    assert (dataset.report.clipped, dataset.report.empty) == (1, 2)
+    assert (dataset.clipped, sum(not len(i.boxes) for i in dataset.images)) == (1, 2)
     assert dataset.category_ids == (0, 1)
 
 

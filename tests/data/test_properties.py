@@ -267,7 +267,7 @@ def test_one_value_of_a_json(pictures: Path, what: str) -> None:
         dataset = judge(Path(folder), entry="|".join([table[1], "id ", *STEMS, *NAMES]))
         if dataset is not None:
             kept = sum(len(image.boxes) for image in (*dataset.images, *dataset.left_out))
-            assert kept + dataset.report.dropped == len(document["annotations"])
+            assert kept + dataset.dropped == len(document["annotations"])
 
 
 #: Values that mean the same as what the right document says, however a tool writes them.

@@ -109,13 +109,8 @@ def test_training_keeps_the_name(command: Command, tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(training, "check_precision", lambda *_: (_ for _ in ()).throw(UserError("enough")))
     seen: list[Config] = []
-    original = training.with_classes
-
-    def with_classes(config: Config, *rest: Any) -> Config:
-        seen.append(config)
-        return original(config, *rest)
-
-    monkeypatch.setattr(training, "with_classes", with_classes)
+    # The first that is given the whole configuration, with the classes of the data.
+    monkeypatch.setattr(training, "check_qat", lambda config, **_: seen.append(config))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     small = [part for key, value in SMALL.items() for part in ("--set", f"data.{key}={value}")]
     for words in ([], ["--data", "digits"]):

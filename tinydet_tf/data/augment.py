@@ -18,8 +18,8 @@ import tensorflow as tf
 
 Sample = dict[str, Any]
 
-#: Half of the images are put on a canvas whose sides are up to this many times the image's.
-EXPAND_RATIO = 4.0
+#: A share of the images, in the paper half, is put on a canvas whose sides are up to this many times the image's.
+EXPAND_SHARE, EXPAND_RATIO = 0.5, 4.0
 #: What a crop may demand: at least this IoU between the crop and every box. Two further choices are no demand, and no
 #: crop.
 MIN_IOUS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -42,8 +42,9 @@ def whole_window(sample: Sample) -> Sample:
     return sample | {"window": tf.stack([0.0, 0.0, width, height])}
 
 
-def expand(sample: Sample) -> Sample:
-    """Half of the time, replace the window by a larger one around it, up to EXPAND_RATIO times (SSD's zooming out)."""
+def expand(sample: Sample, share: float = EXPAND_SHARE) -> Sample:
+    """For a share of the images, 0..1, replace the window by a larger one around it, up to EXPAND_RATIO times (SSD's
+    zooming out)."""
     uniform = _generator(sample["seed"], _EXPAND_SEED)
     x1, y1, x2, y2 = tf.unstack(sample["window"])
     width, height = x2 - x1, y2 - y1
@@ -52,7 +53,7 @@ def expand(sample: Sample) -> Sample:
     top = tf.floor(uniform([], 0.0, 1.0) * height * (ratio - 1.0))
     corner = tf.stack([x1 - left, y1 - top])
     larger = tf.concat([corner, corner + tf.floor(tf.stack([width, height]) * ratio)], 0)
-    return sample | {"window": tf.where(uniform([], 0.0, 1.0) < 0.5, larger, sample["window"])}
+    return sample | {"window": tf.where(uniform([], 0.0, 1.0) < share, larger, sample["window"])}
 
 
 def min_iou_crop(sample: Sample) -> Sample:
@@ -89,7 +90,7 @@ def min_iou_crop(sample: Sample) -> Sample:
     window = tf.where(keep_all, sample["window"], crops[chosen, first])
     cropped = sample | {"window": window}
     crowds = sample["crowd_boxes"]
-    # A crowd is kept even if its centre lies outside: the rest of it that shows is no background.
+    # A crowd is kept even if its centre lies outside: the part of it that is visible is not background.
     visible = tf.reduce_all((crowds[:, :2] < window[2:]) & (crowds[:, 2:] >= window[:2]), -1)
     for name, kept in (("boxes", _centre_inside(window, boxes)), ("crowd_boxes", visible)):
         inside = keep_all | kept

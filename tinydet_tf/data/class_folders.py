@@ -20,9 +20,9 @@ import numpy as np
 import tensorflow as tf
 
 from tinydet_lite.errors import UserError, os_reason
-from tinydet_lite.preprocess import as_rgb_array, resize_to
+from tinydet_lite.preprocess import IMAGE_SUFFIXES, as_rgb_array, resize_to
 from tinydet_tf.data.augment import Sample
-from tinydet_tf.data.labelled import IMAGE_SUFFIXES, OTHER_PICTURES, check_class_names, file_names
+from tinydet_tf.data.labelled import OTHER_PICTURES, check_class_names, file_names
 from tinydet_tf.data.locating import pass_over
 from tinydet_tf.data.opening import NextUsable, Skipped, usable_paths
 from tinydet_tf.data.pipeline import image_rows, make_samples, render

@@ -17,7 +17,6 @@ import json
 import logging
 import math
 import re
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
@@ -25,12 +24,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinydet_lite.errors import UserError, os_reason
-from tinydet_lite.metadata import is_label
+from tinydet_lite.preprocess import IMAGE_SUFFIXES
 from tinydet_tf.commands import command_text
 from tinydet_tf.data.convert import converted_split
-from tinydet_tf.data.labelled import ALL, IMAGE_SUFFIXES, OTHER_PICTURES, choose_part, val_indices
+from tinydet_tf.data.labelled import (
+    ALL,
+    OTHER_PICTURES,
+    check_class_names,
+    choose_part,
+    shown,
+    val_indices,
+)
 from tinydet_tf.data.layouts import ANY, Located, coco_parts
-from tinydet_tf.data.locating import FileFinder, is_inside, pass_over
+from tinydet_tf.data.locating import FileFinder, is_inside, pass_over, some
 from tinydet_tf.data.opening import Skipped, read_header
 
 _LOG = logging.getLogger(__name__)
@@ -38,16 +44,12 @@ _LOG = logging.getLogger(__name__)
 # Boxes that end up thinner than this, in pixels, are dropped, as mmdetection 1.x does: an inclusive box has at least
 # one pixel, so a thinner one would turn inside out.
 _MIN_SIDE = 1.0
-# Annotators' boxes often pass the border by a rounding error; only more than this counts as clipped in the report.
+# Annotators' boxes often pass the border by a rounding error; only more than this counts as clipped.
 _CLIP_TOLERANCE = 0.5
 _MAX_SIDE = 2**31 - 1  # pixels; no image format has more
 # tf.data and numpy hold ids as int64; a float knows every integer only up to here.
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _FLOAT_INTEGERS = 2**53
-
-# Shortens values in messages: a malformed value may have any length and depth.
-_shown = reprlib.Repr()
-_shown.maxstring = _shown.maxlong = _shown.maxother = 80
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,19 +71,6 @@ class CocoImage:
     as_stored: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class CocoReport:
-    """What reading a file changed or found, in numbers.
-
-    clipped, dropped: boxes; crowd: boxes around groups; empty: images without a box.
-    """
-
-    clipped: int
-    dropped: int
-    crowd: int
-    empty: int
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class GroundTruth:
     """The annotations of a file as evaluation needs them, checked, unclipped and with their own areas; A annotations.
@@ -101,6 +90,7 @@ class GroundTruth:
 class CocoDataset:
     """Images in the order of the file. category_ids[c] and class_names[c] belong to class c.
 
+    clipped, dropped: how many boxes of the file were, also in a subset.
     truth: of all images of the file, also in a subset.
     text_ids: what the file calls the images, by CocoImage.id, where it has ids that are no integers; else empty.
     left_out: images that `opening.usable` found to be unusable, with their boxes, which are no longer among `images`.
@@ -111,7 +101,8 @@ class CocoDataset:
     category_ids: tuple[int, ...]
     class_names: tuple[str, ...]
     annotation_file: Path
-    report: CocoReport
+    clipped: int
+    dropped: int
     truth: GroundTruth
     text_ids: Mapping[int, int | str] = dataclasses.field(default_factory=dict)
     left_out: tuple[CocoImage, ...] = ()
@@ -130,7 +121,7 @@ class CocoDataset:
         return tuple(name for index, name in enumerate(self.class_names) if index not in found)
 
     def subset(self, limit: int | None) -> CocoDataset:
-        """The first `limit` images in the order of the file; None: all. The report stays that of the whole file.
+        """The first `limit` images in the order of the file; None: all.
 
         Raises:
             UserError: limit is below 1.
@@ -225,11 +216,11 @@ def load_coco(
 ) -> CocoDataset:
     """Read a json of COCO's format and check that its images exist (by listing folders, without opening images).
 
-    Boxes are clipped to their image; those thinner than a pixel afterwards are dropped. Both are counted in the report
+    Boxes are clipped to their image; those thinner than a pixel afterwards are dropped. Both are counted,
     and logged in one line. A category that is the root of all others and has no box, as Roboflow writes, is left out.
 
     Args:
-        half: "train" or "val": that part of the images alone, divided by `val_indices`; the report is of all.
+        half: "train" or "val": that part of the images alone, divided by `val_indices`; what is counted is of all.
         sharing: of the other annotation files whose images are in the folder. Pictures there that none of the files
             lists are named in a warning; None: that is not asked.
         image_dir: None: the images need not be there, and the json has to give their sizes.
@@ -246,10 +237,8 @@ def load_coco(
     entries.leave_out_root()
     category_ids, names = entries.column("categories", "id", int), entries.column("categories", "name", str)
     entries.check_unique("categories", category_ids)
-    if not category_ids:
-        raise UserError(f"{annotation_file} lists no categories; expected at least one")
     by_id = sorted(zip(category_ids, names, strict=True))
-    _check_names(annotation_file, by_id)
+    check_class_names(annotation_file, [name for _, name in by_id])
 
     image_ids, text_ids = entries.image_ids()
     if not image_ids:
@@ -299,20 +288,15 @@ def load_coco(
             image_ids, paths, sizes.tolist(), ends[:-1].tolist(), ends[1:].tolist(), strict=True
         )
     )
-    report = CocoReport(
-        clipped=int((moved & kept).sum()),
-        dropped=int((~kept).sum()),
-        crowd=int(crowds.sum()),
-        empty=int((np.diff(ends) == 0).sum()),
-    )
+    clipped, dropped = int((moved & kept).sum()), int((~kept).sum())
     _warn_of_copies(annotation_file, paths)
-    if report.clipped or report.dropped:
+    if clipped or dropped:
         _LOG.warning(
             "%s: of %d boxes, %d clipped to their image and %d dropped (thinner than a pixel inside it)",
             annotation_file,
             len(corners),
-            report.clipped,
-            report.dropped,
+            clipped,
+            dropped,
         )
     if half is not None:
         images = _half(annotation_file, images, half)
@@ -321,7 +305,8 @@ def load_coco(
         category_ids=tuple(category_id for category_id, _ in by_id),
         class_names=tuple(name for _, name in by_id),
         annotation_file=annotation_file,
-        report=report,
+        clipped=clipped,
+        dropped=dropped,
         truth=GroundTruth(
             image_ids=np.array(image_ids, np.int64)[image_index[measured]],
             category_ids=np.array([category_id for category_id, _ in by_id], np.int64)[class_index[measured]],
@@ -341,8 +326,8 @@ def _half(annotation_file: Path, images: tuple[CocoImage, ...], half: str) -> tu
         raise UserError(f"{annotation_file} has no val split, and {error}") from None
     kept = tuple(image for index, image in enumerate(images) if (index in validated) == (half == "val"))
     _LOG.warning(
-        "%s has no val split and is divided, every time in the same way: %s is %d of its %d images (--split all takes "
-        "all of them, %s --val-fraction F --seed N divides otherwise)",
+        "%s has no val split and is divided, every time in the same way: %s is %d of its %d images "
+        "(%s divides otherwise)",
         annotation_file, half, len(kept), len(images), command_text("convert-dataset"),
     )  # fmt: skip
     return kept
@@ -354,9 +339,9 @@ def _warn_of_copies(annotation_file: Path, paths: list[Path]) -> None:
     copies = [path.name for path, count in counts.items() if count > 1]
     if copies:
         _LOG.warning(
-            "%s: %d image files are listed more than once (%s%s), each time with its own boxes: every entry is trained "
+            "%s: %d image files are listed more than once (%s), each time with its own boxes: every entry is trained "
             "and measured as if the others' objects were background; merge their annotations under one entry",
-            annotation_file, len(copies), ", ".join(copies[:5]), ", ..." if len(copies) > 5 else "",
+            annotation_file, len(copies), some(copies),
         )  # fmt: skip
 
 
@@ -368,16 +353,8 @@ def read_json(annotation_file: Path) -> dict[str, Any]:
         raise UserError(f"annotation file {annotation_file} does not exist") from None
     except OSError as error:
         raise UserError(f"annotation file {annotation_file} cannot be read: {os_reason(error)}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no json, no text, a number of thousands of digits, nested deeply
         raise UserError(f"annotation file {annotation_file} is not valid json: {error}") from error
-    except RecursionError as error:
-        raise UserError(
-            f"annotation file {annotation_file} is nested too deeply to be read; expected json of COCO's format"
-        ) from error
-    except ValueError as error:  # what int() says of thousands of digits
-        raise UserError(
-            f"annotation file {annotation_file} has a number of too many digits; expected json of COCO's format"
-        ) from error
     if not isinstance(document, dict):
         raise UserError(
             f"{annotation_file} is not of COCO's format: it holds a {type(document).__name__}, "
@@ -424,7 +401,7 @@ class Entries:
                 return
             _LOG.warning(
                 "%s: category %s (%s) is left out: it has no box and is only what the other %d belong to",
-                self.file, _shown.repr(root["name"]), _shown.repr(root.get("id")), len(under),
+                self.file, shown.repr(root["name"]), shown.repr(root.get("id")), len(under),
             )  # fmt: skip
             self.document = {**self.document, "categories": under}
             return
@@ -436,7 +413,7 @@ class Entries:
             return self.column(table, key, int)
         for index, value in enumerate(values):
             if not isinstance(value, str) and _as_int(value) is None:
-                where = f'{self.file}: {table}[{index}] has "{key}" {_shown.repr(value)}'
+                where = f'{self.file}: {table}[{index}] has "{key}" {shown.repr(value)}'
                 raise UserError(f"{where}, expected text or an integer of at most 64 bits, as the others")
         return [value if isinstance(value, str) else str(_as_int(value)) for value in values]
 
@@ -475,7 +452,7 @@ class Entries:
                 where = f"{self.file}: {table}[{index}]"
                 if key not in self.document[table][index]:
                     raise UserError(f'{where} has no "{key}"; expected {wanted}')
-                raise UserError(f'{where} has "{key}" {_shown.repr(values[index])}, expected {wanted}')
+                raise UserError(f'{where} has "{key}" {shown.repr(values[index])}, expected {wanted}')
         return converted
 
     def crowds(self) -> np.ndarray:
@@ -511,8 +488,8 @@ class Entries:
                 number = float({"true": 1, "false": 0}.get(text, text) if allowed and isinstance(text, str) else text)
         if not math.isfinite(number) or number < 0 or (allowed is not None and number not in allowed):
             raise UserError(
-                f"{self.file}: annotations[{index}] (id {_shown.repr(entry.get('id'))}) has {key} "
-                f"{_shown.repr(value)}, expected {wanted}"
+                f"{self.file}: annotations[{index}] (id {shown.repr(entry.get('id'))}) has {key} "
+                f"{shown.repr(value)}, expected {wanted}"
             )
         return number
 
@@ -522,7 +499,7 @@ class Entries:
             for value in ids:
                 if value in seen:
                     raise UserError(
-                        f"{self.file}: id {_shown.repr(value)} appears more than once in {table}; ids must be unique"
+                        f"{self.file}: id {shown.repr(value)} appears more than once in {table}; ids must be unique"
                     )
                 seen.add(value)
 
@@ -544,7 +521,7 @@ class Entries:
             listed = {"image_id": "images", "category_id": "categories"}[key]
             raise UserError(
                 f"{self.file}: {table}[{index}] (id {self.document[table][index].get('id')}) has {key} "
-                f"{_shown.repr(values[index])}, which {listed} does not list"
+                f"{shown.repr(values[index])}, which {listed} does not list"
             )
         return found
 
@@ -554,23 +531,6 @@ def _as_int(value: Any) -> int | None:
     if type(value) is float and value.is_integer() and abs(value) <= _FLOAT_INTEGERS:
         return int(value)
     return value if type(value) is int and _INT64_MIN <= value <= _INT64_MAX else None
-
-
-def _check_names(annotation_file: Path, categories: list[tuple[int, str]]) -> None:
-    """Names as an exported model's labels need them, so that a bad one does not show only after the training."""
-    owners: dict[str, int] = {}
-    for category_id, name in categories:
-        if not is_label(name):
-            raise UserError(
-                f"{annotation_file}: category {category_id} is named {_shown.repr(name)}; "
-                "expected one line of valid text, not empty, without space around it"
-            )
-        if name in owners:
-            raise UserError(
-                f"{annotation_file}: categories {owners[name]} and {category_id} are both named {_shown.repr(name)}; "
-                "names must be unique"
-            )
-        owners[name] = category_id
 
 
 def read_corners(annotation_file: Path, annotations: list[dict[str, Any]]) -> np.ndarray:
@@ -587,7 +547,7 @@ def read_corners(annotation_file: Path, annotations: list[dict[str, Any]]) -> np
                 raise UserError(f"{where} has no bbox; expected [x, y, width, height]")
             if not _is_bbox(bbox):
                 raise UserError(
-                    f"{where} has bbox {_shown.repr(bbox)}, expected four finite numbers [x, y, width, height]"
+                    f"{where} has bbox {shown.repr(bbox)}, expected four finite numbers [x, y, width, height]"
                 )
     corners = values.astype(np.float64)
     with np.errstate(over="ignore"):  # a corner at infinity is clipped like any other
@@ -613,7 +573,7 @@ def _image_paths(
     for index, (file_name, path) in enumerate(zip(file_names, found, strict=True)):
         if path is None and not is_inside(file_name):
             raise UserError(
-                f"{annotation_file}: images[{index}] has file_name {_shown.repr(file_name)}, "
+                f"{annotation_file}: images[{index}] has file_name {shown.repr(file_name)}, "
                 f"expected a path inside the image folder {image_dir}"
             )
     missing = [file_name for file_name, path in zip(file_names, found, strict=True) if path is None]
@@ -631,14 +591,13 @@ def _image_paths(
 def _tell_unlisted(image_dir: Path, finder: FileFinder, paths: list[Path], sharing: tuple[Path, ...]) -> None:
     """Names the pictures beside the images that no annotation file lists, and those that cannot be read."""
     names = [image_dir / folder / name for folder, listing in finder.listings.items() for name in sorted(listing)]
-    visible = [path for path in names if not path.name.startswith(".")]
-    unlisted = set(visible) - set(paths)
+    unlisted = set(names) - set(paths)
     if not unlisted:
         return
     listed_elsewhere = {
         PureWindowsPath(str(entry.get("file_name"))).name for file in sharing for entry in read_json(file)["images"]
     }
-    alone = [path.name for path in visible if path in unlisted and path.name not in listed_elsewhere]
+    alone = [path.name for path in names if path in unlisted and path.name not in listed_elsewhere]
     pictures = [name for name in alone if name.lower().endswith(IMAGE_SUFFIXES)]
     pass_over(image_dir, pictures, "pictures that no annotation file lists (one without objects is listed too)")
     unread = [name for name in alone if name.lower().endswith(OTHER_PICTURES)]
@@ -660,7 +619,7 @@ def image_sizes(annotation_file: Path, images: list[dict[str, Any]], paths: list
             pixels = _as_int(value)
             if pixels is None or not 1 <= pixels <= _MAX_SIDE:
                 raise UserError(
-                    f'{annotation_file}: images[{index}] has "{key}" {_shown.repr(value)}, '
+                    f'{annotation_file}: images[{index}] has "{key}" {shown.repr(value)}, '
                     f"expected a positive integer of at most {_MAX_SIDE}"
                 )
             sizes[index, axis] = pixels

@@ -22,13 +22,9 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import secrets
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +64,6 @@ _STALE_SECONDS = 24 * 3600
 # A generator's drawing of a larger scene would take gigabytes. At twice the density no place is left.
 _MIN_SIDE, _MAX_SIDE = 96, 8192
 _MAX_DENSITY = 2.0
-# A split of at least so many images is shared among processes; below, starting them takes longer than drawing.
-_SHARED_FROM = 400
-_MAX_PROCESSES = 8
 # Columns of a photograph, as fractions of its width. The gap keeps out-of-focus edges from being shared.
 _PHOTO_COLUMNS = {"train": (0.0, 0.66), "val": (0.68, 1.0)}
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -125,7 +118,7 @@ def digits_folder(
     image_size: int | tuple[int, int] = 320,
     density: float = 1.0,
 ) -> Path:
-    """The folder of the digits set, drawn on the first call (about 20 s on two cores for the defaults) and kept.
+    """The folder of the digits set, drawn on the first call (in less than a minute for the defaults) and kept.
 
     The folder is an ordinary COCO one: {train,val}/instances.json beside {train,val}/images/*.jpg, categories 1..10
     named "0".."9". Each annotation also has "sample", the index of the handwriting in sklearn's load_digits.
@@ -269,27 +262,12 @@ def _write_split(folder: Path, source: _Source, split: str, count: int, seed: in
     """Draw and write `count` scenes and their instances.json."""
     images_dir = folder / "images"
     images_dir.mkdir(parents=True)
-    processes = min(_usable_cores(), _MAX_PROCESSES) if count >= _SHARED_FROM and sys.executable else 1
-    shares = [range(first, count, processes) for first in range(processes)]
-    helpers: list[subprocess.Popen[str]] = []
-    try:
-        helpers += [_start_helper(images_dir, split, share, seed, size, density) for share in shares[1:]]
-        scenes = _write_scenes(images_dir, source, split, shares[0], seed, size, density)
-        for helper, share in zip(helpers, shares[1:], strict=True):
-            answer, _ = helper.communicate()
-            if helper.returncode == 0:
-                drawn = [[_Placed(*digit) for digit in scene] for scene in json.loads(answer)]
-                scenes.update(zip(share, drawn, strict=True))
-            else:
-                # Whatever stopped it (a full disk, a killed process), drawing its share here gets done or says why.
-                scenes.update(_write_scenes(images_dir, source, split, share, seed, size, density))
-    finally:
-        for helper in helpers:
-            with helper:  # closes its pipe and waits for its end
-                helper.kill()
     annotations: list[dict[str, Any]] = []
     for index in range(count):
-        for digit in scenes[index]:
+        rng = np.random.default_rng([seed, _SPLITS.index(split), index])
+        pixels, digits = _scene(source, rng, size, density)
+        Image.fromarray(pixels).save(images_dir / _file_name(index), quality=_JPEG_QUALITY)
+        for digit in digits:
             x1, y1, x2, y2 = digit.box
             annotations.append(
                 {
@@ -315,55 +293,6 @@ def _write_split(folder: Path, source: _Source, split: str, count: int, seed: in
         "annotations": annotations,
     }
     (folder / "instances.json").write_text(json.dumps(document), encoding="utf-8")
-
-
-def _write_scenes(
-    images_dir: Path, source: _Source, split: str, indices: Iterable[int], seed: int, size: _Size, density: float
-) -> dict[int, list[_Placed]]:
-    """Draw and write the scenes of these indices; their digits."""
-    scenes: dict[int, list[_Placed]] = {}
-    for index in indices:
-        rng = np.random.default_rng([seed, _SPLITS.index(split), index])
-        pixels, scenes[index] = _scene(source, rng, size, density)
-        Image.fromarray(pixels).save(images_dir / _file_name(index), quality=_JPEG_QUALITY)
-    return scenes
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _start_helper(
-    images_dir: Path, split: str, share: range, seed: int, size: _Size, density: float
-) -> subprocess.Popen[str]:
-    """A process that draws a share of a split and prints its digits (see the end of this file).
-
-    multiprocessing will not do: its children either import the caller's main script again, and run it if it has no
-    guard, or are forked while TensorFlow's threads run. Threads gain nothing, as most steps hold Python's lock.
-    """
-    numbers = (seed, *size, share.start, share.stop, share.step)
-    command = [sys.executable, "-m", __name__, str(images_dir), split, repr(density), *map(str, numbers)]
-    # PYTHONSAFEPATH: "-m" would put the working directory before the caller's own path.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
-    return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-    )
-
-
-def _help(images_dir: str, split: str, density: str, *numbers: str) -> None:
-    """The main function of a helper process: draws its share and prints the digits."""
-    seed, width, height, start, stop, step = map(int, numbers)
-    size = (width, height)
-    source = _load_sources(seed, size)[_SPLITS.index(split)]
-    scenes = _write_scenes(Path(images_dir), source, split, range(start, stop, step), seed, size, float(density))
-    print(json.dumps([[dataclasses.astuple(digit) for digit in placed] for placed in scenes.values()]))
 
 
 def _file_name(index: int) -> str:
@@ -686,7 +615,3 @@ def _camera(pixels: np.ndarray, grain: np.ndarray, rng: np.random.Generator) -> 
     left = int(rng.integers(0, grain.shape[1] - width + 1))
     noise = np.float32(rng.uniform(0.0, 7.0)) * grain[top : top + height, left : left + width]
     return np.clip(pixels + np.rint(noise).astype(np.int16)[..., None], 0, 255).astype(np.uint8)
-
-
-if __name__ == "__main__":
-    _help(*sys.argv[1:])

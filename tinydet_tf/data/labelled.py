@@ -31,11 +31,7 @@ SPLIT_CHOICES = (*SPLITS, ALL)
 SPLIT_NAMES = {
     "train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing"),
 }  # fmt: skip
-#: Of any case. .jfif, .jpe and the like are names of JPEG.
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jfif", ".jpe", ".pjpeg", ".pjp", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff",
-)  # fmt: skip
-#: Pictures in formats that are not read; beside pictures that are, they are named rather than passed over in silence.
+#: Pictures in formats that are not read. Where they lie beside others, a warning names them.
 OTHER_PICTURES = (
     ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".raf",
     ".orf", ".rw2", ".psd", ".svg", ".tga", ".ppm", ".pgm", ".exr", ".dcm",

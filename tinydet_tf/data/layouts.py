@@ -1,19 +1,21 @@
-"""Where the files of COCO data sets lie, as the common tools leave them: one table, and the search through it.
+"""Where the files of data sets lie, as the common tools leave them: COCO's table, and the search through all tables.
 
-The layouts of Pascal VOC and YOLO are tables of their own, in voc.py and yolo.py.
+Those of Pascal VOC and YOLO are in voc.py and yolo.py.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import functools
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from tinydet_lite.errors import UserError, os_reason
-from tinydet_tf.data.labelled import ALL, SPLIT_NAMES, SPLITS
+from tinydet_lite.preprocess import IMAGE_SUFFIXES
+from tinydet_tf.data.labelled import ALL, SPLIT_NAMES, SPLITS, file_names
 
 #: The part of a layout that is its split itself, whichever split is asked for.
 ANY = "any"
@@ -57,6 +59,16 @@ LAYOUTS = (
 )  # fmt: skip
 
 
+class FolderPair(NamedTuple):
+    """Folders of images and of their labels, relative to the data folder; {split} is any name of a split, letters' case
+    is free. Where they are the same folder, a label file must lie beside its image.
+    """
+
+    tool: str
+    images: str
+    labels: str
+
+
 class Located(NamedTuple):
     """An annotation file and its image folder; None: which is not there, and was expected at `wanted`."""
 
@@ -77,7 +89,7 @@ def coco_parts(directory: Path) -> dict[str, list[Located]]:
     listing = functools.cache(entries)  # a folder may hold a hundred thousand pictures
     for layout in LAYOUTS:
         of_layout: dict[str, list[Located]] = {}
-        for file, split, written in _annotation_files(directory, layout.annotations, listing):
+        for file, split, written in _matching(directory, layout.annotations, listing, Path.is_file):
             name = file.stem.removeprefix("instances_")
             folders = [folder.format(split=written, name=name) for folder in layout.images]
             found = next((path for folder in folders if (path := subfolder(directory, folder)) is not None), None)
@@ -97,7 +109,7 @@ def split_of(name: str) -> str | None:
 
 
 def subfolder(directory: Path, relative: str) -> Path | None:
-    """A folder below a folder; where there is none of that name, the one that differs in the case of letters alone."""
+    """A folder below a folder; of that name, or of one that differs only in the case of its letters."""
     path = directory / relative
     if path.is_dir():
         return path
@@ -113,7 +125,7 @@ def subfolder(directory: Path, relative: str) -> Path | None:
 
 
 def entries(folder: Path) -> list[str]:
-    """Names of what a folder holds, sorted; empty where it is none.
+    """Names of what a folder holds, sorted; empty where there is no such folder.
 
     Raises:
         UserError: the folder cannot be read.
@@ -126,37 +138,53 @@ def entries(folder: Path) -> list[str]:
         raise UserError(f"folder {folder} cannot be read: {os_reason(error)}") from error
 
 
-def _annotation_files(
-    directory: Path, template: str, listing: Callable[[Path], list[str]]
+def located_pairs(root: Path, pair: FolderPair) -> Iterator[tuple[str, Path, Path]]:
+    """What is there of a pair: its split or ALL, images, labels. Of a split that is there twice (val, valid) the first.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    found: dict[str, tuple[int, Path, str]] = {}
+    for images, split, written in _matching(root, pair.images, entries, Path.is_dir):
+        rank = SPLIT_NAMES[split].index(written.lower()) if split else 0
+        found[split or ALL] = min(found.get(split or ALL, (rank, images, written)), (rank, images, written))
+    for split, (_, images, written) in found.items():
+        labels = subfolder(root, pair.labels.format(split=written))
+        if labels is not None:
+            yield split, images, labels
+
+
+def has_pairs(images: Path, labels: Path, suffix: str) -> bool:
+    """Whether there is a label file of that suffix; where labels are among the images, one of an image's name."""
+    stems = {os.path.splitext(name)[0] for name in file_names(labels) if name.lower().endswith(suffix)}
+    if images != labels:
+        return bool(stems)
+    names = (name for name in file_names(images) if name.lower().endswith(IMAGE_SUFFIXES))
+    return any(os.path.splitext(name)[0] in stems for name in names)
+
+
+def _matching(
+    directory: Path, template: str, listing: Callable[[Path], list[str]], is_kind: Callable[[Path], bool]
 ) -> list[tuple[Path, str | None, str]]:
-    """The files of a layout: path, its split, and the split's name as it is written there."""
-    *folders, last = template.split("/")
+    """The files or folders of a template: path, its split, and the split's name as it is written there."""
     places: list[tuple[Path, str | None, str]] = [(directory, None, "")]
-    for folder in folders:
-        following = []
-        for path, split, written in places:
-            if folder == "{split}":
-                following += [(path / name, split_of(name), name) for name in listing(path) if split_of(name)]
-            elif (inner := subfolder(path, folder)) is not None:
-                following.append((inner, split, written))
-        places = following
-    found = []
-    for path, split, written in places:
-        if "{" not in last:
-            if (path / last).is_file():
-                found.append((path / last, split, written))
-            continue
-        before, behind = last.split("{split}")
-        more = behind.startswith("*")
+    *folders, last = template.split("/")
+    for part, wanted in [*((folder, Path.is_dir) for folder in folders), (last, is_kind)]:
+        following: list[tuple[Path, str | None, str]] = []
+        before, has_split, behind = part.partition("{split}")
         pattern = re.compile(fnmatch.translate(f"{before}*{behind.removeprefix('*')}"), re.IGNORECASE)
-        for name in listing(path):
-            if pattern.match(name) is None:
+        for path, split, written in places:
+            if not has_split:
+                inner = path / part if wanted is Path.is_file else subfolder(path, part)
+                following += [(inner, split, written)] if inner is not None and wanted(inner) else []
                 continue
-            middle = name[len(before) : len(name) - len(behind.removeprefix("*"))]
-            known = split_of(middle) or (_begins(middle) if more else None)
-            if known is not None and (path / name).is_file():
-                found.append((path / name, known, middle))
-    return found
+            for name in listing(path):
+                middle = name[len(before) : len(name) - len(behind.removeprefix("*"))]
+                known = split_of(middle) or (_begins(middle) if behind.startswith("*") else None)
+                if pattern.match(name) is not None and known is not None and wanted(path / name):
+                    following.append((path / name, known, middle))
+        places = following
+    return places
 
 
 def _begins(name: str) -> str | None:

@@ -11,12 +11,13 @@ import logging
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TypeVar
 from urllib.parse import unquote
 
-from tinydet_lite.errors import UserError, os_reason, printable
-from tinydet_tf.data.labelled import shown
+from tinydet_lite.errors import UserError, printable
+from tinydet_tf.data.labelled import file_names, shown
 
 _LOG = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ _QUERY = re.compile(r"[?&]d=([^&]*)")
 _SCHEME = re.compile(r"^[a-z][a-z0-9+.-]+://[^/]*/", re.IGNORECASE)
 
 Parts = tuple[str, ...]
+File = TypeVar("File")
 
 
 def some(names: Collection[str]) -> str:
@@ -59,6 +61,17 @@ def _without_prefix(name: str) -> str:
 READINGS = (plain, _decoded, _without_prefix)
 
 
+def _readings(files: Iterable[File], name_of: Callable[[File], str]) -> list[dict[str, list[File]]]:
+    """For each of READINGS an index: a name, read so -> the files of such a name."""
+    indices = []
+    for read in READINGS:
+        index: dict[str, list[File]] = {}
+        for file in files:
+            index.setdefault(read(name_of(file)), []).append(file)
+        indices.append(index)
+    return indices
+
+
 class StemFinder:
     """Finds files of one folder by a name without its suffix, as a picture's labels are found by the picture's name.
 
@@ -81,12 +94,7 @@ class StemFinder:
         if stem in self.by_stem:
             return self.by_stem[stem]
         if self._indices is None:
-            self._indices = []
-            for read in READINGS:
-                index: dict[str, list[str]] = {}
-                for own in self.by_stem:
-                    index.setdefault(read(own), []).append(own)
-                self._indices.append(index)
+            self._indices = _readings(self.by_stem, str)
         for read, index in zip(READINGS, self._indices, strict=True):
             stems = [own for own in index.get(read(stem), []) if own not in owners]
             if stems:
@@ -107,21 +115,6 @@ def is_path(text: str) -> bool:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:  # half of a surrogate pair
         return False
-
-
-def names_in(folder: Path) -> set[str]:
-    """Names of what a folder holds besides folders, in one call of the system; empty where there is no such folder.
-
-    Raises:
-        UserError: the folder cannot be read.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if not entry.is_dir()}
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return set()
-    except OSError as error:
-        raise UserError(f"folder {folder} cannot be read: {os_reason(error)}") from error
 
 
 class FileFinder:
@@ -189,7 +182,8 @@ class FileFinder:
         relative = PurePosixPath(name)
         parent = str(relative.parent)
         if parent not in self.listings:
-            self.listings[parent] = names_in(self._folder / parent)
+            folder = self._folder / parent
+            self.listings[parent] = set(file_names(folder)) if folder.is_dir() else set()
         return self._folder / relative if relative.name in self.listings[parent] else None
 
     def _fitting(self, name: str) -> list[Path]:
@@ -230,11 +224,7 @@ class FileFinder:
             parts = Path(folder).relative_to(self._folder).parts
             self._folders.update(map(_decoded, folders))
             self._tree += [(*parts, name) for name in sorted(files) if not name.startswith(".")]
-        for read in READINGS:
-            index: dict[str, list[Parts]] = {}
-            for file in self._tree:
-                index.setdefault(read(file[-1]), []).append(file)
-            self._index.append(index)
+        self._index = _readings(self._tree, lambda file: file[-1])
 
 
 def _parts(name: str) -> Parts:

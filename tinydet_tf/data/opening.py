@@ -84,7 +84,7 @@ def read_header(path: Path) -> Header:
         else:
             # No short check is known. Pillow turns a TIFF while it decodes.
             return Header(*load_image(path).size, 1)
-        orientation: Any = image.getexif().get(ExifTags.Base.Orientation) if tagged else None  # whatever was written
+        orientation: Any = image.getexif().get(ExifTags.Base.Orientation) if tagged else None  # of any type
     if not whole:
         load_image(path)
     return Header(width, height, orientation if isinstance(orientation, int) and 2 <= orientation <= 8 else 1)
@@ -114,13 +114,12 @@ def _png_chunks(file: BinaryIO) -> set[bytes]:
     return kinds
 
 
-def load_pixels(path: Path, width: int, height: int, *, as_stored: bool = False, says: str = "json says") -> np.ndarray:
+def load_pixels(path: Path, width: int, height: int, *, as_stored: bool = False) -> np.ndarray:
     """Decode an image: uint8 [height, width, 3].
 
     Args:
         width, height: what its annotations say. Where that is the size of the stored pixels alone, these are given.
         as_stored: give the stored pixels, not those that EXIF's orientation makes of them.
-        says: of what the sizes are, for the message.
 
     Raises:
         UserError: it does not decode, or has another size. Boxes are not adapted to the other size: nobody knows what
@@ -131,14 +130,14 @@ def load_pixels(path: Path, width: int, height: int, *, as_stored: bool = False,
         stored = np.asarray(load_image(path, turned=False))
         pixels = stored if stored.shape[:2] == (height, width) else pixels
     if pixels.shape[:2] != (height, width):
-        raise _another_size(path, (pixels.shape[1], pixels.shape[0]), (width, height), says)
+        raise _another_size(path, (pixels.shape[1], pixels.shape[0]), (width, height))
     return pixels
 
 
-def _another_size(path: Path, found: tuple[int, int], said: tuple[int, int], says: str = "json says") -> UserError:
+def _another_size(path: Path, found: tuple[int, int], said: tuple[int, int]) -> UserError:
     turned = " (turned by a quarter?)" if found == said[::-1] else ""
     return UserError(
-        f"{path} decodes to {found[0]}x{found[1]} pixels, but its {says} {said[0]}x{said[1]}{turned}; "
+        f"{path} decodes to {found[0]}x{found[1]} pixels, but its json says {said[0]}x{said[1]}{turned}; "
         "correct width, height and boxes there, or the image"
     )
 
@@ -165,7 +164,7 @@ class Skipped:
         text = str(error)
         with self._lock:
             if path not in self._reasons:
-                # What stands behind the semicolon is advice for one who has this image alone.
+                # Behind the semicolon is advice for somebody who has only this image.
                 self._reasons[path] = text.rpartition("; ")[0] or text
 
     def tell(self, *, objects: int = 0) -> None:

@@ -36,7 +36,7 @@ from tinydet_lite.boxes import to_inclusive
 from tinydet_lite.errors import UserError
 from tinydet_lite.preprocess import resize_to
 from tinydet_tf.config import AUGMENTATIONS
-from tinydet_tf.data.augment import FILL_RGB, Sample, expand, min_iou_crop, photometric, whole_window
+from tinydet_tf.data.augment import EXPAND_SHARE, FILL_RGB, Sample, expand, min_iou_crop, photometric, whole_window
 from tinydet_tf.data.coco import CocoDataset, CocoImage
 from tinydet_tf.data.opening import NextUsable, load_pixels, usable
 from tinydet_tf.data.small_objects import mosaic_of, paste_copies
@@ -56,6 +56,7 @@ def build_pipeline(
     seed: int = 0,
     horizontal_flip: bool = True,
     augmentation: str = "none",
+    expand_share: float = EXPAND_SHARE,
     mosaic: float = 0.0,
     copy_paste: int = 0,
     num_parallel_calls: int = tf.data.AUTOTUNE,
@@ -79,6 +80,7 @@ def build_pipeline(
         seed: at least 0.
         horizontal_flip: mirror half of the training images.
         augmentation: "none" or "ssd" (augment.py); for training only.
+        expand_share: of "ssd", the share of training images that are put on a larger canvas, 0..1.
         mosaic: the share of training images that become four images in one (small_objects.py).
         copy_paste: how many copies of small objects may be pasted into a training image (small_objects.py).
         num_parallel_calls: how many samples are made at a time.
@@ -124,6 +126,7 @@ def build_pipeline(
         training=training,
         horizontal_flip=horizontal_flip,
         augmentation=augmentation,
+        expand_share=expand_share,
         mosaic=mosaic,
         copy_paste=copy_paste,
         cache=cache,
@@ -146,6 +149,7 @@ def make_stages(
     training: bool,
     horizontal_flip: bool = True,
     augmentation: str = "none",
+    expand_share: float = EXPAND_SHARE,
     mosaic: float = 0.0,
     copy_paste: int = 0,
     cache: bool = False,
@@ -160,7 +164,7 @@ def make_stages(
         box_rows, crowd_rows = 4 * box_rows, 4 * crowd_rows
     ssd = training and augmentation == "ssd"
     if ssd:
-        stages["expand and crop"] = lambda sample: min_iou_crop(expand(whole_window(sample)))
+        stages["expand and crop"] = lambda sample: min_iou_crop(expand(whole_window(sample), expand_share))
     stages["resize"] = lambda sample: resize(sample, input_size)
     if ssd:
         stages["photometric"] = photometric

@@ -128,11 +128,12 @@ def load_split(data: DataConfig, split: str) -> CocoDataset:
 
 def preparation(data: DataConfig) -> dict[str, Any]:
     """What the input pipeline does to training images, as arguments of `build_pipeline` and `make_stages`."""
-    # A mirrored 2 is no 2.
+    # A mirrored digit is no digit.
     flips = not is_digits(data) if data.horizontal_flip is None else data.horizontal_flip
     return {
         "horizontal_flip": flips,
         "augmentation": data.augmentation,
+        "expand_share": data.expand_share,
         "mosaic": data.mosaic,
         "copy_paste": data.copy_paste,
         "cache": data.cache,
@@ -140,7 +141,7 @@ def preparation(data: DataConfig) -> dict[str, Any]:
 
 
 def _paths(data: DataConfig) -> dict[str, str]:
-    """The paths that a configuration holds, by key. The digits' name is none."""
+    """The paths that a configuration holds, by key; not the name of the digits."""
     keys = ("root", "train_json", "train_images", "val_json", "val_images")
     values = {key: getattr(data, key) for key in keys}
     return {key: value for key, value in values.items() if value and (key, value) != ("root", DIGITS)}

@@ -20,9 +20,9 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from tinydet_lite.errors import UserError, os_reason
+from tinydet_lite.preprocess import IMAGE_SUFFIXES
 from tinydet_tf.data.labelled import (
     ALL,
-    IMAGE_SUFFIXES,
     OTHER_PICTURES,
     LabelledBox,
     LabelledImage,
@@ -31,33 +31,22 @@ from tinydet_tf.data.labelled import (
     read_text,
     shown,
 )
-from tinydet_tf.data.layouts import entries, split_of, subfolder
+from tinydet_tf.data.layouts import FolderPair, has_pairs, located_pairs, subfolder
 from tinydet_tf.data.locating import FileFinder, StemFinder, pass_over, some
 from tinydet_tf.data.opening import Skipped, read_header
 
 _LOG = logging.getLogger(__name__)
 
 
-class Layout(NamedTuple):
-    """Folders of xml and of images, relative to the data folder; {split} is any name of a split, letters' case is free.
-
-    Where they are the same folder, an xml must lie beside its image.
-    """
-
-    tool: str
-    annotations: str
-    images: str
-
-
 #: The first that is there is taken.
 LAYOUTS = (
-    Layout("Pascal VOC, CVAT", "Annotations", "JPEGImages"),
-    Layout("others", "Annotations", "images"),
-    Layout("FiftyOne", "labels", "data"),
-    Layout("others", "{split}/Annotations", "{split}/JPEGImages"),
-    Layout("others", "{split}/Annotations", "{split}/images"),
-    Layout("Roboflow", "{split}", "{split}"),
-    Layout("labelImg", ".", "."),
+    FolderPair("Pascal VOC, CVAT", "JPEGImages", "Annotations"),
+    FolderPair("others", "images", "Annotations"),
+    FolderPair("FiftyOne", "data", "labels"),
+    FolderPair("others", "{split}/JPEGImages", "{split}/Annotations"),
+    FolderPair("others", "{split}/images", "{split}/Annotations"),
+    FolderPair("Roboflow", "{split}", "{split}"),
+    FolderPair("labelImg", ".", "."),
 )
 _LISTS = "ImageSets/Main"
 #: The lists that may be a split, the best first. VOC2007 and 2012 have train and val; others have trainval and test.
@@ -108,30 +97,16 @@ def voc_root(directory: Path) -> Path | None:
 
 def _layout(root: Path) -> dict[str, tuple[Path, Path]]:
     """Folders of xml and of images by part of the set; empty where the folder is not VOC's."""
-    names = entries(root)
     for layout in LAYOUTS:
-        splits: dict[str, str] = {ALL: ""}
-        if "{split}" in layout.annotations:
-            splits = {split: name for name in names if (split := split_of(name)) is not None}
-        found = {}
-        for part, name in splits.items():
-            annotations, images = (subfolder(root, t.format(split=name)) for t in (layout.annotations, layout.images))
-            if annotations is not None and images is not None and _is_voc(annotations, images):
-                found[part] = (annotations, images)
+        found = {
+            part: (annotations, images)
+            for part, images, annotations in located_pairs(root, layout)
+            # JPEGImages is VOC's alone: there the xml may be missing, which is an error later.
+            if images.name == "JPEGImages" or has_pairs(images, annotations, ".xml")
+        }
         if found:
             return found
     return {}
-
-
-def _is_voc(annotations: Path, images: Path) -> bool:
-    """VOC's own folder names need nothing in them; others need an xml, which in one folder is an image's."""
-    if images.name == "JPEGImages":
-        return True
-    names = file_names(annotations)
-    stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(".xml")}
-    if annotations != images:
-        return bool(stems)
-    return any(os.path.splitext(name)[0] in stems for name in names if name.lower().endswith(IMAGE_SUFFIXES))
 
 
 class VocFolder:
@@ -277,7 +252,7 @@ class VocFolder:
                 paths[stem] = place.images / found[0]
                 alike += [] if exact else [f"{found[0]} for {stem}.xml"]
             else:
-                # Of several images, or of none, <filename> says which.
+                # Several images have the xml's name, or none has: <filename> says which it is.
                 by_file_name[stem] = annotation.file_name
         finder = FileFinder(place.images, place.annotations)
         named = dict(zip(by_file_name, finder.find(list(by_file_name.values())), strict=True))
@@ -374,22 +349,14 @@ def _xml_path(place: _Place, stem: str) -> Path:
     return place.annotations / place.xml.by_stem[stem][0]
 
 
-class _DocumentTypeError(Exception):
-    pass
-
-
-class _NoDocumentType(ElementTree.TreeBuilder):
-    """Refuses a DOCTYPE: no annotation needs one, and its entities could expand without end or read files."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        raise _DocumentTypeError
-
-
 def _read_xml(path: Path) -> _Annotation:
     try:
-        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDocumentType()))
-    except _DocumentTypeError:
-        raise UserError(f"{path} has a DOCTYPE, which an annotation does not need; remove it") from None
+        content = path.read_bytes()
+        if b"<!DOCTYPE" in content.replace(b"\0", b""):  # of UTF-16 too: its entities could expand without end
+            raise UserError(f"{path} has a DOCTYPE, which an annotation does not need; remove it")
+        root = ElementTree.fromstring(content)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{path} cannot be read: {os_reason(error)}") from error
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # an odd encoding raises the latter two

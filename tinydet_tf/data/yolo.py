@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from tinydet_lite.errors import UserError
+from tinydet_lite.preprocess import IMAGE_SUFFIXES
 from tinydet_tf.data.labelled import (
     ALL,
-    IMAGE_SUFFIXES,
     MAX_CLASSES,
     OTHER_PICTURES,
     SPLIT_NAMES,
@@ -34,31 +34,21 @@ from tinydet_tf.data.labelled import (
     read_text,
     shown,
 )
-from tinydet_tf.data.layouts import entries, split_of, subfolder
+from tinydet_tf.data.layouts import FolderPair, entries, has_pairs, located_pairs, split_of, subfolder
 from tinydet_tf.data.locating import FileFinder, StemFinder, is_path, pass_over, some
 from tinydet_tf.data.opening import Skipped, read_header
 
 _LOG = logging.getLogger(__name__)
 
 
-class Layout(NamedTuple):
-    """Folders of images and of labels, relative to the data folder; {split} is any name of a split, letters' case is
-    free. Where they are the same folder, a label file must lie beside its image.
-    """
-
-    tool: str
-    images: str
-    labels: str
-
-
 #: Each that is there gives its splits; those of a folder without splits count only where no other does.
 LAYOUTS = (
-    Layout("Ultralytics", "images/{split}", "labels/{split}"),
-    Layout("Roboflow", "{split}/images", "{split}/labels"),
-    Layout("Roboflow's Darknet", "{split}", "{split}"),
-    Layout("CVAT", "obj_{split}_data", "obj_{split}_data"),
-    Layout("Label Studio", "images", "labels"),
-    Layout("labelImg", ".", "."),
+    FolderPair("Ultralytics", "images/{split}", "labels/{split}"),
+    FolderPair("Roboflow", "{split}/images", "{split}/labels"),
+    FolderPair("Roboflow's Darknet", "{split}", "{split}"),
+    FolderPair("CVAT", "obj_{split}_data", "obj_{split}_data"),
+    FolderPair("Label Studio", "images", "labels"),
+    FolderPair("labelImg", ".", "."),
 )
 _YAML_SUFFIXES = (".yaml", ".yml")
 _YAML_STEMS = ("data", "dataset")
@@ -68,7 +58,7 @@ _DARKNET_SETTINGS = "obj.data"
 #: Files with a class name a line, in the data folder or beside the labels: labelImg's and Label Studio's, Darknet's,
 #: Roboflow's.
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels")
-#: Texts beside labels that are none.
+#: Text files that tools put beside labels and that hold no labels.
 _NO_LABELS = {
     "classes", "predefined_classes", "labels", "notes", "readme", "readme.dataset", "readme.roboflow", "license",
     "requirements", "train", "val", "valid", "test", "trainval", "autosplit_train", "autosplit_val", "autosplit_test",
@@ -435,47 +425,15 @@ class YoloFolder:
 def _layout(root: Path) -> dict[str, list[Path]]:
     """The image folders of each split, where they and their labels are at one of LAYOUTS."""
     splits: dict[str, list[Path]] = {}
-    names = entries(root)
     for layout in LAYOUTS:
-        for split, spellings in _spellings(root, layout, names).items():
-            if split == ALL and splits:
+        for split, images, labels in located_pairs(root, layout):
+            if (split == ALL and splits) or (images == labels and not has_pairs(images, labels, ".txt")):
                 continue
-            for name in spellings:
-                images, labels = (subfolder(root, t.format(split=name)) for t in (layout.images, layout.labels))
-                if images is None or labels is None or (images == labels and not _has_pairs(images)):
-                    continue
-                if layout.images == "." and not any((root / name).is_file() for name in _NAME_FILES):
-                    continue  # pictures with texts beside them may be anything
-                found = splits.setdefault(split, [])
-                found += [images] if images not in found else []
+            if layout.images == "." and not any((root / name).is_file() for name in _NAME_FILES):
+                continue  # pictures with texts beside them may be anything
+            found = splits.setdefault(split, [])
+            found += [images] if images not in found else []
     return {split: splits[split] for split in (*SPLITS, ALL) if split in splits}
-
-
-def _spellings(root: Path, layout: Layout, names: Sequence[str]) -> dict[str, list[str]]:
-    """The names of each split at the place of {split} in a layout's folder of images: the best one that is there."""
-    if "{split}" not in layout.images:
-        return {ALL: [""]}
-    before, behind = layout.images.split("{split}")
-    if before.endswith("/"):
-        inner = subfolder(root, before)
-        names, before = (entries(inner) if inner else []), ""
-    behind = behind.partition("/")[0]
-    found: dict[str, list[str]] = {}
-    for name in names:
-        middle = name[len(before) : len(name) - len(behind)]
-        if name == f"{before}{middle}{behind}" and (split := split_of(middle)):
-            found.setdefault(split, []).append(middle)
-    return {
-        split: sorted(written, key=lambda name, split=split: SPLIT_NAMES[split].index(name.lower()))[:1]  # type: ignore[misc]
-        for split, written in found.items()
-    }
-
-
-def _has_pairs(folder: Path) -> bool:
-    """Whether a folder has an image with a text of the same name."""
-    names = file_names(folder)
-    stems = {os.path.splitext(name)[0] for name in names if name.lower().endswith(".txt")}
-    return any(os.path.splitext(name)[0] in stems for name in names if name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def _is_picture(name: str) -> bool:
