@@ -13,6 +13,7 @@ from tinydet_lite.commands.benchmark import main
 from tinydet_lite.detector import Detector
 from tinydet_lite.lab.benchmark import Milliseconds, benchmark, synthetic_image
 from tinydet_lite.lab.ceiling import STACK_MACS
+from tinydet_lite.lab.foreign import ForeignModel
 from tinydet_lite.lab.operators import PARTS
 from tinydet_lite.runtime import Session
 
@@ -162,3 +163,74 @@ def test_command_takes_an_image(model_path, scene, tmp_path, capsys):
     Image.fromarray(scene).save(tmp_path / "scene.png")
     main([str(model_path), "--runs", "1", "--image", str(tmp_path / "scene.png")])
     assert "scene.png (256 x 128)" in capsys.readouterr().out
+
+
+def another_model(shape, dtype):
+    """A .tflite without a word about itself, with one input."""
+    tf = pytest.importorskip("tensorflow", reason="the test model is converted with TensorFlow")
+
+    class Total(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec(shape, dtype, "pixels")])
+        def total(self, pixels):
+            return {"total": tf.reduce_sum(tf.cast(pixels, tf.float32), [1, 2, 3])}
+
+    module = Total()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.total.get_concrete_function()], module)
+    return bytes(converter.convert())
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "white"),
+    [([1, 3, 32, 48], "float32", 1.0), ([1, 32, 48, 3], "float32", 1.0), ([1, 32, 48, 3], "uint8", 255),
+     ([1, 32, 48, 3], "int8", 127)],
+)  # fmt: skip
+def test_another_model_sees_the_picture_in_its_own_form(shape, dtype, white, tmp_path, monkeypatch):
+    seen = []
+    run = Session.run
+
+    def noting(self, inputs):
+        seen.append(next(iter(inputs.values())))
+        return run(self, inputs)
+
+    path = tmp_path / "other.tflite"
+    path.write_bytes(another_model(shape, dtype))
+    model = ForeignModel(path, 1)
+    monkeypatch.setattr(Session, "run", noting)
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:, 48:, 1] = 255  # green on the right
+    timing = model.timed(picture)
+    assert (list(seen[0].shape), str(seen[0].dtype), model.input_size) == (shape, dtype, 48)
+    pixels = seen[0][0].transpose(1, 2, 0) if shape[1] == 3 else seen[0][0]  # [H, W, 3]
+    black = -128 if dtype == "int8" else 0
+    assert pixels[16, 40].tolist() == [black, white, black] and pixels[16, 8].tolist() == [black] * 3
+    assert 0 < timing.invoke_ms < timing.total_ms and timing.postprocess_ms == 0
+
+
+def test_others_take_turns_with_ours(model_path, flatbuffer, tmp_path, capsys):
+    other, out = tmp_path / "other.tflite", tmp_path / "out.json"
+    other.write_bytes(flatbuffer)
+    main(
+        [str(model_path), "--others", str(other), "--threads", "1", "--runs", "2", "--warmup", "0", "--json", str(out)]
+    )
+    ours, theirs = json.loads(out.read_text())["results"]
+    assert (theirs["file"], theirs["variant"], theirs["quantization"]) == (str(other), "-", "-")
+    assert theirs["ratio"] == pytest.approx(theirs["invoke"]["median"] / ours["invoke"]["median"])
+    assert theirs["share_of_ceiling"] is None and theirs["macs"] == ours["macs"]
+    assert theirs["runs"] == 2 and theirs["total"]["median"] > theirs["invoke"]["median"]
+    printed = capsys.readouterr().out
+    assert printed.count("other.tflite") == 2  # its times, and its memory
+
+
+def test_others_that_take_no_picture(model_path, tmp_path):
+    path = tmp_path / "other.tflite"
+    for shape, dtype, message in (
+        ([1, 32, 48, 4], "float32", "expected one picture"),
+        ([2, 32, 48, 3], "float32", "expected one picture"),
+        ([1, 32, 48, 3], "int32", "takes int32; expected float32, uint8 or int8"),
+    ):
+        path.write_bytes(another_model(shape, dtype))
+        with pytest.raises(UserError, match=message):
+            main([str(model_path), "--others", str(path), "--runs", "1"])
+    path.write_bytes(b"no model")
+    with pytest.raises(UserError, match=r"is not a \.tflite"):
+        main([str(model_path), "--others", str(path), "--runs", "1"])

@@ -1,6 +1,7 @@
 """The command detect: what it writes, and that wrong input ends in one line and exit code 2."""
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.media import fonts
 from tinydet_lite.metadata import append_metadata
 
-from .conftest import scene_boxes
+from .conftest import LABELS, scene_boxes
 from .test_sources import FakeCapture, served
 from .videos import moving_block, read_video, write_video
 
@@ -116,7 +117,21 @@ def test_threshold(model_path, scene, tmp_path, capsys):
     Image.fromarray(scene).save(tmp_path / "x.jpg")
     source, out = str(tmp_path / "x.jpg"), str(tmp_path / "out")
     main(["--model", str(model_path), "--source", source, "--output", out, "--threshold", "0.95"])
-    assert "x.jpg: no objects" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "x.jpg: no objects" in out and "or more; --threshold T shows what scores less.\n" in out
+
+
+def test_the_threshold_that_the_file_suggests(flatbuffer, info, scene, tmp_path, capsys):
+    model = tmp_path / "x.tflite"
+    model.write_bytes(append_metadata(flatbuffer, dataclasses.replace(info, suggested_threshold=0.95), LABELS))
+    Image.fromarray(scene).save(tmp_path / "x.jpg")
+    given = ["--model", str(model), "--source", str(tmp_path / "x.jpg"), "--output", str(tmp_path / "out")]
+    main(given)
+    out = capsys.readouterr().out
+    assert "score at least 0.95, as the model itself suggests" in out and "x.jpg: no objects" in out
+    main([*given, "--threshold", "0.5"])
+    out = capsys.readouterr().out
+    assert "suggests" not in out and "no objects" not in out
 
 
 def test_wrong_sources(model_path, scene, tmp_path, capsys):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinydet_lite import Detector, UserError
+from tinydet_lite import Detector, TiledDetector, UserError
 from tinydet_lite.metadata import append_metadata
 
 from .conftest import LABELS, PROBABILITY, PROPOSALS, SIZE, scene_boxes
@@ -151,6 +151,16 @@ def test_nms_settings_come_from_the_file(flatbuffer, info, scene, tmp_path):
     detector = Detector(path)
     assert detector.iou_threshold == 0.25
     assert len(detector(scene)) == 1
+
+
+def test_the_suggested_threshold_counts_unless_another_is_given(flatbuffer, info, model_path, scene, tmp_path):
+    path = tmp_path / "x.tflite"
+    path.write_bytes(append_metadata(flatbuffer, dataclasses.replace(info, suggested_threshold=0.95), LABELS))
+    assert Detector(path).score_threshold == 0.95 and len(Detector(path)(scene)) == 0  # they score PROBABILITY
+    assert Detector(path, score_threshold=0.0).score_threshold == 0.0
+    assert len(Detector(path, score_threshold=0.3)(scene)) == 2
+    assert TiledDetector(Detector(path), grid=(1, 1)).score_threshold == 0.95
+    assert Detector(model_path).score_threshold == 0.3, "this file suggests nothing"
 
 
 def test_runs_where_tensorflow_cannot_be_imported(model_path, scene, tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tinydet_lite import Detections, UserError, draw
 from tinydet_lite.media import fonts
-from tinydet_lite.media.drawing import _lay_out, _line_width, _load_font, class_colour, text_colour
+from tinydet_lite.media.drawing import _lay_out, _line_width, _load_font, class_colour
 
 
 def _detections(boxes, class_ids=None, names=None):
@@ -37,9 +37,7 @@ def test_colours_are_stable_distinct_and_readable():
         distance = np.abs(np.subtract(colours[near], colours[far])).sum()
         assert distance > 40, (near, far)  # measured: at least 45
     for colour in colours:
-        assert _contrast(colour, text_colour(colour)) >= 4.5  # WCAG AA; measured: at least 5
-    assert text_colour((255, 255, 0)) == (0, 0, 0)
-    assert text_colour((0, 0, 128)) == (255, 255, 255)
+        assert _contrast(colour, (0, 0, 0)) >= 4.5  # WCAG AA; measured: at least 5
 
 
 def test_nothing_found_leaves_the_picture_as_it_is():

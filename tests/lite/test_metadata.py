@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tinydet_lite.errors import UserError
-from tinydet_lite.metadata import ModelInfo, NmsSettings, append_metadata, parse_model, read_model
+from tinydet_lite.metadata import ModelInfo, NmsSettings, append_metadata, default_threshold, parse_model, read_model
 
 FLATBUFFER = b"\x1c\x00\x00\x00TFL3" + bytes(range(256)) * 5
 LABELS = ("person", "traffic light", "Tür")
@@ -111,7 +111,7 @@ def test_unknown_fields_and_members_are_ignored():
         (_with_fields(num_classes=None), "num_classes is missing"),
         (_with_fields(num_classes=2, category_ids=[1, 2]), "3 labels for 2 classes"),
         (_with_fields(category_ids=[1, 1, 2]), "2 different"),
-        (_with_fields(category_ids=[1, 2, "3"]), "list of integers"),
+        (_with_fields(category_ids=[1, 2, "3"]), "category_ids is .*list of integers"),
         (_with_fields(input_size=0), "input_size is 0"),
         (_with_fields(input_size=10**9), "input_size is 1000000000"),
         (_with_fields(variant=""), "variant is ''"),
@@ -121,7 +121,7 @@ def test_unknown_fields_and_members_are_ignored():
         (_with_fields(model_sha256="0" * 64), "damaged"),
         (_with_fields(model_bytes=len(FLATBUFFER) - 1), "damaged"),
         (_with_fields(model_bytes=10**12), "damaged"),
-        (_with_fields(nms=[]), "nms must be an object"),
+        (_with_fields(nms=[]), "nms is .*; expected an object"),
         (_with_fields(nms={"score_threshold": float("nan")}), "score_threshold is nan"),
         (_with_fields(nms={"score_threshold": 10**400}), "score_threshold is 1000"),
         (_with_fields(nms={"score_threshold": 0.1, "iou_threshold": 1.5}), "iou_threshold is 1.5"),
@@ -178,3 +178,21 @@ def test_every_damage_is_noticed_or_harmless():
         except UserError:
             noticed += 1
     assert noticed > 0.7 * len(positions)
+
+
+@pytest.mark.parametrize("threshold", [None, 0.0, 0.42, 1.0])
+def test_the_suggested_threshold(threshold):
+    info = dataclasses.replace(INFO, suggested_threshold=threshold)
+    read = parse_model(append_metadata(FLATBUFFER, info, LABELS), "x").info
+    assert read.suggested_threshold == threshold
+    assert default_threshold(read) == (0.3 if threshold is None else threshold)
+
+
+def test_a_file_from_before_there_was_a_suggested_threshold():
+    assert parse_model(_with_fields(suggested_threshold=None), "x").info.suggested_threshold is None
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, "0.4", True, [0.4], float("nan")])
+def test_a_suggested_threshold_that_is_none_is_refused(value):
+    with pytest.raises(UserError, match=r"tinydet.json: suggested_threshold is .*; expected a number from 0 to 1"):
+        parse_model(_with_fields(suggested_threshold=value), "x")

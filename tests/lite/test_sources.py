@@ -42,6 +42,9 @@ class FakeCapture:
     def read(self):
         return self.frames.pop(0) if self.frames else None
 
+    def read_later(self):
+        return self.read()
+
     def close(self):
         self.closed = True
 

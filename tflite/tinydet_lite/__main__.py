@@ -13,6 +13,7 @@ COMMANDS = {
     "detect": "find objects in pictures, a video or a camera's pictures",
     "benchmark": "compare the speed of models",
     "profile": "show the time of each operator of a model",
+    "doctor": "what this machine and installation can do: for a bug report",
 }
 HELP = "\n".join(
     [

@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from .detections import Detections
 from .errors import UserError
 from .files import PathLike
-from .forms import Outputs, form_of
+from .forms import Outputs, Shapes, form_of
 from .guard.flatbuffer import check_flatbuffer
-from .metadata import read_model
+from .metadata import ModelInfo, default_threshold, read_model
+from .models import model_file
 from .preprocess import ImageSource, as_rgb_array, resize_to
 from .runtime import Session
 
@@ -49,6 +50,20 @@ class Prepared:
     resized: NDArray[np.uint8]
 
 
+class Network(Protocol):
+    """What a Detector asks: a `Session`, or a network of another framework.
+
+    Attributes:
+        runtime, num_threads: what it runs in, and on how many threads.
+    """
+
+    runtime: str
+    num_threads: int
+
+    def run(self, inputs: dict[str, NDArray[Any]]) -> tuple[Outputs, float]:
+        """`Session.run`: {"image": uint8 [1, S, S, 3]} -> the outputs of the form, and the seconds that it took."""
+
+
 class Detector:
     """Finds objects in pictures with a TinyDet .tflite.
 
@@ -69,16 +84,18 @@ class Detector:
         self,
         path: PathLike,
         num_threads: int | None = None,
-        score_threshold: float = 0.3,
+        score_threshold: float | None = None,
         max_detections: int | None = None,
         iou_threshold: float | None = None,
     ) -> None:
         """Load a model.
 
         Args:
-            path: a .tflite that scripts/export.py wrote, with either --postprocess.
+            path: a .tflite that scripts/export.py wrote, with either --postprocess; or the name of a model that
+                comes with tinydet_lite ("digits").
             num_threads: None for all cores this process may use, at most four.
-            score_threshold: a detection scores at least this. Evaluation uses 0.
+            score_threshold: a detection scores at least this; None for what the file suggests, or 0.3 where it
+                suggests nothing. Evaluation uses 0.
             max_detections: the most a picture may have; None for the file's value (100).
             iou_threshold: overlap above which soft-NMS lowers a score; None for the file's value (0.5). Not for a
                 file of --postprocess tasks.
@@ -87,20 +104,53 @@ class Detector:
             UserError: the file is missing, damaged or no TinyDet model, no runtime works, or an argument is
             wrong.
         """
+        path = model_file(path)
         file = read_model(path)
-        self.info = file.info
-        self.labels = file.labels
-        self.input_size = file.info.input_size
+        self._settle(file.info, file.labels, score_threshold, max_detections, iou_threshold)
+        check_flatbuffer(file.model, str(path))
+        session = Session(file.model, num_threads)
+        self._run_in(session)
+        _check_tensors(session, self._form.expected(), self.input_size, path)
+
+    @classmethod
+    def of_network(
+        cls, network: Network, info: ModelInfo, labels: tuple[str, ...], score_threshold: float | None = None
+    ) -> Detector:
+        """A Detector of a network that is no .tflite.
+
+        Args:
+            network: with the inputs and outputs of a file of --postprocess host.
+            info, labels: what a file would say about itself, and its C class names.
+            score_threshold: as of `Detector`.
+
+        Raises:
+            UserError: as `Detector`.
+        """
+        detector = cls.__new__(cls)
+        detector._settle(info, labels, score_threshold, None, None)
+        detector._run_in(network)
+        return detector
+
+    def _settle(
+        self,
+        info: ModelInfo,
+        labels: tuple[str, ...],
+        score_threshold: float | None,
+        max_detections: int | None,
+        iou_threshold: float | None,
+    ) -> None:
+        self.info, self.labels, self.input_size = info, labels, info.input_size
+        if score_threshold is None:
+            score_threshold = default_threshold(info)
         self.score_threshold = _fraction("score_threshold", score_threshold)
-        self._form = form_of(file.info, file.labels, iou_threshold=iou_threshold, max_detections=max_detections)
+        self._form = form_of(info, labels, iou_threshold=iou_threshold, max_detections=max_detections)
         self.iou_threshold = self._form.iou_threshold
         self.max_detections = self._form.max_detections
-        check_flatbuffer(file.model, str(path))
-        self._session = Session(file.model, num_threads)
-        self.runtime = self._session.runtime
-        self.num_threads = self._session.num_threads
+
+    def _run_in(self, network: Network) -> None:
+        self._network = network
+        self.runtime, self.num_threads = network.runtime, network.num_threads
         self._lock = threading.Lock()
-        self._check_tensors(Path(path))
 
     def __call__(self, image: ImageSource) -> Detections:
         """Find the objects of one picture.
@@ -116,6 +166,10 @@ class Detector:
             UserError: the picture does not decode, or is none of the three forms.
         """
         return self.timed(image)[0]
+
+    def predict(self, image: ImageSource) -> Detections:
+        """The same as calling the Detector."""
+        return self(image)
 
     def prepare(self, image: ImageSource) -> Prepared:
         """Decode and resize a picture, without the network, so that the next one can be made ready meanwhile.
@@ -155,23 +209,23 @@ class Detector:
 
     def _infer(self, resized: NDArray[np.uint8]) -> tuple[Outputs, float]:
         with self._lock:
-            return self._session.run({INPUT: resized[np.newaxis]})
+            return self._network.run({INPUT: resized[np.newaxis]})
 
-    def _check_tensors(self, path: Path) -> None:
-        """The file's words about itself are one thing, its tensors another: they must agree."""
-        inputs, outputs = self._session.inputs, self._session.outputs
-        expected = self._form.expected()
-        if set(inputs) != {INPUT} or not set(expected) <= set(outputs):
-            raise UserError(
-                f"{path} has inputs {sorted(inputs)} and outputs {sorted(outputs)}; "
-                f"expected {INPUT!r}, and {', '.join(map(repr, expected))}"
-            )
-        _check_tensor(path, INPUT, inputs[INPUT], [1, self.input_size, self.input_size, 3], np.uint8)
-        # The first output tells the number of rows; the others must have as many.
-        first = [int(side) for side in outputs[next(iter(expected))]["shape"]]
-        rows = first[1] if len(first) > 1 else 0
-        for name, shape in expected.items():
-            _check_tensor(path, name, outputs[name], [rows if side is None else side for side in shape], np.float32)
+
+def _check_tensors(session: Session, expected: Shapes, input_size: int, path: Path) -> None:
+    """The file's words about itself are one thing, its tensors another: they must agree."""
+    inputs, outputs = session.inputs, session.outputs
+    if set(inputs) != {INPUT} or not set(expected) <= set(outputs):
+        raise UserError(
+            f"{path} has inputs {sorted(inputs)} and outputs {sorted(outputs)}; "
+            f"expected {INPUT!r}, and {', '.join(map(repr, expected))}"
+        )
+    _check_tensor(path, INPUT, inputs[INPUT], [1, input_size, input_size, 3], np.uint8)
+    # The first output tells the number of rows; the others must have as many.
+    first = [int(side) for side in outputs[next(iter(expected))]["shape"]]
+    rows = first[1] if len(first) > 1 else 0
+    for name, shape in expected.items():
+        _check_tensor(path, name, outputs[name], [rows if side is None else side for side in shape], np.float32)
 
 
 def _check_tensor(path: Path, name: str, details: dict[str, Any], shape: list[int], dtype: type[Any]) -> None:

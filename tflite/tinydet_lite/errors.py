@@ -14,6 +14,12 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+def shortened(what: object, most: int = 160) -> str:
+    """An exception's words (its type's name where it has none) or any text, in a line of `most` letters at most."""
+    text = " ".join(str(what).split()) or type(what).__name__
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
 class UserError(ValueError):
     """Wrong input: a file, an argument, an image, an installation.
 

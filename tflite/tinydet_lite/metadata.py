@@ -17,12 +17,12 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, os_reason
+from .errors import UserError, os_reason, shortened
 from .files import PathLike
 
 FORMAT_VERSION = 1
@@ -62,6 +62,8 @@ class NmsSettings:
 
 #: The published detectors'.
 RELEASED = NmsSettings()
+#: The least score of a detection where neither the user nor the file names one.
+DEFAULT_THRESHOLD = 0.3
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class ModelInfo:
         calibration: which images a model in int8 or int16 took its ranges from, in words; "" for the others.
         data_set: the name of the set that it was trained on where training names it ("digits"); "" for all others.
         nms: defaults for the host's soft-NMS.
+        suggested_threshold: the least score of a detection that gave the best F1 on the validation images, in [0, 1];
+            None where nobody measured it, as in files from before there was one.
         model_bytes: length of the flatbuffer in front. `append_metadata` fills it in.
         model_sha256: its hex digest. `append_metadata` fills it in.
         format_version: of tinydet.json.
@@ -95,6 +99,7 @@ class ModelInfo:
     calibration: str = ""
     data_set: str = ""
     nms: NmsSettings = RELEASED
+    suggested_threshold: float | None = None
     model_bytes: int = 0
     model_sha256: str = ""
     format_version: int = FORMAT_VERSION
@@ -107,6 +112,11 @@ class ModelFile:
     info: ModelInfo
     labels: tuple[str, ...]
     model: bytes = dataclasses.field(repr=False)
+
+
+def default_threshold(info: ModelInfo) -> float:
+    """The least score of a detection unless the user names one: what the file suggests, else DEFAULT_THRESHOLD."""
+    return DEFAULT_THRESHOLD if info.suggested_threshold is None else info.suggested_threshold
 
 
 def is_label(name: str) -> bool:
@@ -136,7 +146,7 @@ def append_metadata(model: bytes, info: ModelInfo, labels: Sequence[str]) -> byt
     for class_id, label in enumerate(labels):
         if not is_label(label):
             raise UserError(
-                f"class {class_id} is named {_shown(label)}; "
+                f"class {class_id} is named {shortened(repr(label), 60)}; "
                 "expected one line of valid text, not empty, without space around it"
             )
     info = dataclasses.replace(info, model_bytes=len(model), model_sha256=hashlib.sha256(model).hexdigest())
@@ -263,40 +273,35 @@ def _parse_info(data: bytes, name: str) -> ModelInfo:
     if version != FORMAT_VERSION:
         raise UserError(f"{where} has format {version}, this tinydet-lite reads {FORMAT_VERSION}; update tinydet-lite")
     num_classes = _integer(fields, "num_classes", where, 1)
-    category_ids = fields.get("category_ids")
-    if not isinstance(category_ids, list) or not all(_is_integer(value) for value in category_ids):
-        raise UserError(f"{where}: category_ids must be a list of integers; {_REMAKE}")
-    if len(category_ids) != num_classes or len(set(category_ids)) != num_classes:
-        count = f"{len(category_ids)} category_ids ({len(set(category_ids))} different)"
+    ids = _checked(fields, "category_ids", where, lambda v: isinstance(v, list) and all(map(_is_integer, v)),
+                   "a list of integers")  # fmt: skip
+    if len(ids) != num_classes or len(set(ids)) != num_classes:
+        count = f"{len(ids)} category_ids ({len(set(ids))} different)"
         raise UserError(f"{where}: {count} for {num_classes} classes; {_REMAKE}")
-    postprocess = _string(fields, "postprocess", where)
-    if postprocess not in POSTPROCESS:
-        raise UserError(f"{where}: postprocess is {postprocess!r}; expected one of {', '.join(POSTPROCESS)}")
-    sha256 = _string(fields, "model_sha256", where)
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise UserError(f"{where}: model_sha256 is {sha256!r}; expected 64 hex digits; {_REMAKE}")
-    nms = fields.get("nms")
-    if not isinstance(nms, dict):
-        raise UserError(f"{where}: nms must be an object; {_REMAKE}")
+    nms = _checked(fields, "nms", where, lambda v: isinstance(v, dict), "an object")
+    texts = {key: _text(fields, key, where) for key in ("variant", "producer", "quantization")}
+    # Files of earlier versions have none of these, nor a suggested threshold.
+    texts |= {key: _text(fields, key, where) for key in ("calibration", "data_set") if fields.get(key)}
     return ModelInfo(
-        variant=_string(fields, "variant", where),
         input_size=_integer(fields, "input_size", where, 1, _MAX_INPUT_SIZE),
         num_classes=num_classes,
-        category_ids=tuple(category_ids),
-        producer=_string(fields, "producer", where),
-        postprocess=postprocess,
-        quantization=_string(fields, "quantization", where),
-        calibration=_string(fields, "calibration", where) if fields.get("calibration") else "",
-        data_set=_string(fields, "data_set", where) if fields.get("data_set") else "",
+        category_ids=tuple(ids),
+        postprocess=_checked(
+            fields, "postprocess", where, POSTPROCESS.__contains__, f"one of {', '.join(POSTPROCESS)}"
+        ),
         nms=NmsSettings(
-            score_threshold=_fraction(nms, "score_threshold", where),
-            iou_threshold=_fraction(nms, "iou_threshold", where),
-            min_score=_fraction(nms, "min_score", where),
+            **{key: _fraction(nms, key, where) for key in ("score_threshold", "iou_threshold", "min_score")},
             max_detections=_integer(nms, "max_detections", where, 1),
         ),
+        suggested_threshold=(
+            None if fields.get("suggested_threshold") is None else _fraction(fields, "suggested_threshold", where)
+        ),
         model_bytes=_integer(fields, "model_bytes", where, 8),
-        model_sha256=sha256,
+        model_sha256=_checked(
+            fields, "model_sha256", where, lambda v: bool(re.fullmatch("[0-9a-f]{64}", str(v))), "64 hex digits"
+        ),
         format_version=version,
+        **texts,
     )
 
 
@@ -304,31 +309,28 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _integer(fields: dict[str, Any], key: str, where: str, low: int, high: int = 2**53) -> int:
+def _checked(fields: dict[str, Any], key: str, where: str, fits: Callable[[Any], bool], wanted: str) -> Any:
     value = fields.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise UserError(f"{where}: {key} is {_shown(value)}; expected an integer from {low} to {high}; {_REMAKE}")
+    if not fits(value):
+        came = "missing" if value is None else shortened(repr(value), 60)
+        raise UserError(f"{where}: {key} is {came}; expected {wanted}; {_REMAKE}")
     return value
+
+
+def _integer(fields: dict[str, Any], key: str, where: str, low: int, high: int = 2**53) -> int:
+    def fits(value: Any) -> bool:
+        return _is_integer(value) and low <= value <= high
+
+    return int(_checked(fields, key, where, fits, f"an integer from {low} to {high}"))
 
 
 def _fraction(fields: dict[str, Any], key: str, where: str) -> float:
-    value = fields.get(key)
-    # NaN, which Python's JSON knows, is not between 0 and 1 either.
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
-        raise UserError(f"{where}: nms {key} is {_shown(value)}; expected a number from 0 to 1; {_REMAKE}")
-    return float(value)
+    def fits(value: Any) -> bool:
+        # NaN, which Python's JSON knows, is not between 0 and 1 either.
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value <= 1.0
+
+    return float(_checked(fields, key, where, fits, "a number from 0 to 1"))
 
 
-def _string(fields: dict[str, Any], key: str, where: str) -> str:
-    value = fields.get(key)
-    if not isinstance(value, str) or not value:
-        raise UserError(f"{where}: {key} is {_shown(value)}; expected a text; {_REMAKE}")
-    return value
-
-
-def _shown(value: Any) -> str:
-    """repr, short enough for one line."""
-    if value is None:
-        return "missing"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _text(fields: dict[str, Any], key: str, where: str) -> str:
+    return str(_checked(fields, key, where, lambda v: isinstance(v, str) and bool(v), "a text"))

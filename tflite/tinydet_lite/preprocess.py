@@ -22,15 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import UserError, os_reason
+from .errors import UserError, os_reason, shortened
 
-# What stands behind transparent pixels. A mid grey, because both a black and a white drawing stay visible on
+# The colour behind transparent pixels. A mid grey, because both a black and a white drawing stay visible on
 # it.
 BACKGROUND_RGB = (128, 128, 128)
 
 # Asked for by name: Pillow also opens EPS and the like, some of them through other programs. Phones' MPO is
 # JPEG.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+# How their files' names end, in any case.
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".pjpeg", ".pjp")
+IMAGE_SUFFIXES = (*JPEG_SUFFIXES, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 # What Pillow's decoders raise on damaged files, beside OSError: they are many, by many authors.
 _DECODE_ERRORS = (
@@ -63,27 +66,31 @@ def load_image(path: str | os.PathLike[str], *, turned: bool = True) -> Image.Im
 
 
 @contextmanager
-def opened_image(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def opened_image(file: str | os.PathLike[str] | io.BytesIO, name: str | None = None) -> Iterator[Image.Image]:
     """A picture's header, as Pillow reads it; what goes wrong here or in the block is a UserError.
+
+    Args:
+        name: for messages; None: the path.
 
     Raises:
         UserError: see `load_image`.
     """
-    with _opened(Path(path), str(Path(path))) as image:
+    shown = str(file if isinstance(file, io.BytesIO) else Path(file)) if name is None else name
+    with _decoding(shown), Image.open(file, formats=FORMATS) as image:
         yield image
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
     """As `load_image`, of a file's bytes; `name` is for messages."""
-    with _opened(io.BytesIO(data), name) as image:
+    with opened_image(io.BytesIO(data), name) as image:
         return _upright_rgb(image, name)
 
 
 @contextmanager
-def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
+def _decoding(name: str) -> Iterator[None]:
+    """What Pillow raises over a picture, as a UserError."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            yield image
+        yield
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -95,9 +102,10 @@ def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise UserError(f"{name} is not an image; expected one of {', '.join(FORMATS)}") from error
     except Image.DecompressionBombError as error:
-        raise UserError(_bomb_message(name)) from error
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UserError(f"{name} has more than {limit // 10**6} million pixels; make it smaller first") from error
     except _DECODE_ERRORS as error:
-        raise UserError(_damaged_message(name, error)) from error
+        raise UserError(f"{name} does not decode ({shortened(error)}); it may be truncated or damaged") from error
 
 
 def as_rgb_array(image: ImageSource) -> NDArray[np.uint8]:
@@ -117,15 +125,8 @@ def as_rgb_array(image: ImageSource) -> NDArray[np.uint8]:
         return np.asarray(load_image(image))
     if isinstance(image, Image.Image):
         name = str(getattr(image, "filename", "") or "the PIL image")
-        try:
+        with _decoding(name):  # Image.open only reads the header, so a damaged file may come to light as late as here
             return np.asarray(_upright_rgb(image, name))
-        except UserError:
-            raise
-        except Image.DecompressionBombError as error:
-            raise UserError(_bomb_message(name)) from error
-        except _DECODE_ERRORS as error:
-            # Image.open only reads the header, so a damaged file may come to light as late as here.
-            raise UserError(_damaged_message(name, error)) from error
     if isinstance(image, np.ndarray):
         return _checked_array(image)
     raise UserError(
@@ -203,13 +204,3 @@ def _deep_grey_to_rgb(image: Image.Image, name: str) -> Image.Image:
     if isinstance(clear, int):
         pixels[values == clear] = BACKGROUND_RGB
     return Image.fromarray(pixels)
-
-
-def _damaged_message(name: str, error: BaseException) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{name} does not decode ({reason}); it may be truncated or damaged"
-
-
-def _bomb_message(name: str) -> str:
-    limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-    return f"{name} has more than {limit // 10**6} million pixels; make it smaller first"

@@ -30,6 +30,9 @@ RUNTIMES = {
 }
 # Forces one of RUNTIMES, to compare them or to look for a fault.
 RUNTIME_VARIABLE = "TINYDET_RUNTIME"
+# What pip installs to have a runtime on this Python.
+PACKAGE = "-U ai-edge-litert" if sys.version_info >= (3, 10) else "tflite-runtime 'numpy<2'"
+NOT_INSTALLED = "not installed"
 # Beyond four threads these small networks gain nothing, and phones and boards have four fast cores at best.
 MAX_DEFAULT_THREADS = 4
 
@@ -126,27 +129,41 @@ def build_interpreter(model: bytes, num_threads: int) -> tuple[str, Any]:
     failures = []
     for runtime in [forced] if forced else list(RUNTIMES):
         try:
-            # numpy 2 prints a page when a module built for numpy 1 fails; below it is one line.
-            with contextlib.redirect_stderr(io.StringIO()):
-                module, attribute = RUNTIMES[runtime]
-                interpreter_class = operator.attrgetter(attribute)(importlib.import_module(module))
-                interpreter = interpreter_class(model_content=model, num_threads=num_threads)
-                interpreter.allocate_tensors()
-        except ImportError as error:
-            missing = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == runtime
-            failures.append(f"{runtime}: {'not installed' if missing else _first_line(error)}")
-        # Whatever it is (numpy's ABI, an operator it lacks, a C library), the next runtime may do better.
-        except Exception as error:
-            reason = _first_line(error)
-            if runtime == "tflite_runtime" and int(np.__version__.split(".")[0]) >= 2:
-                reason = f"works with numpy below 2 only, and {np.__version__} is here"
-            failures.append(f"{runtime}: {reason}")
-        else:
-            return runtime, interpreter
-    package = "-U ai-edge-litert" if sys.version_info >= (3, 10) else "tflite-runtime 'numpy<2'"
+            return runtime, interpreter_of(runtime, model, num_threads)
+        except RuntimeFailed as error:
+            failures.append(f"{runtime}: {error}")
     raise UserError(
-        f"no TFLite runtime can run the model ({'; '.join(failures)}); install one with `pip install {package}`"
+        f"no TFLite runtime can run the model ({'; '.join(failures)}); install one with `pip install {PACKAGE}`"
     )
+
+
+class RuntimeFailed(Exception):
+    """A runtime is absent or cannot take a model; the text says why, in a few words."""
+
+
+def interpreter_of(runtime: str, model: bytes, num_threads: int) -> Any:
+    """An interpreter of one of RUNTIMES, its tensors allocated.
+
+    Raises:
+        RuntimeFailed: there is none.
+    """
+    try:
+        # numpy 2 prints a page when a module built for numpy 1 fails; below it is one line.
+        with contextlib.redirect_stderr(io.StringIO()):
+            module, attribute = RUNTIMES[runtime]
+            interpreter_class = operator.attrgetter(attribute)(importlib.import_module(module))
+            interpreter = interpreter_class(model_content=model, num_threads=num_threads)
+            interpreter.allocate_tensors()
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == runtime
+        raise RuntimeFailed(NOT_INSTALLED if missing else _first_line(error)) from error
+    # Whatever it is (numpy's ABI, an operator it lacks, a C library), another runtime may do better.
+    except Exception as error:
+        reason = _first_line(error)
+        if runtime == "tflite_runtime" and int(np.__version__.split(".")[0]) >= 2:
+            reason = f"works with numpy below 2 only, and {np.__version__} is here"
+        raise RuntimeFailed(reason) from error
+    return interpreter
 
 
 def _first_line(error: Exception) -> str:

@@ -15,9 +15,10 @@ from ..cli import run
 from ..errors import printable
 from ..files import atomic_write, check_target
 from ..guard.trial import try_model
-from ..lab.benchmark import BenchmarkReport, BenchmarkResult, FileResult, benchmark
+from ..lab.benchmark import FOREIGN, BenchmarkReport, BenchmarkResult, FileResult, benchmark
 from ..lab.ceiling import CHANNELS, SIZE
 from ..lab.operators import PARTS
+from ..models import model_file
 from ..preprocess import as_rgb_array
 from .tables import table
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.json is not None:
         check_target(arguments.json)  # minutes later would be a pity
     image = None if arguments.image is None else as_rgb_array(arguments.image)
-    for model in arguments.models:
+    for model in [*arguments.models, *arguments.others]:
         try_model(model)
     report = benchmark(
         arguments.models,
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.warmup,
         image,
         times_only=arguments.times_only,
+        others=arguments.others,
     )
     if image is None:
         picture = "a synthetic picture (seeded noise, 640 x 480)"
@@ -62,7 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Time TinyDet .tflite files side by side on this machine, against the fastest it can multiply."
     )
-    parser.add_argument("models", nargs="+", metavar="X.tflite")
+    parser.add_argument("models", type=model_file, nargs="+", metavar="X.tflite", help="what tinydet export made")
+    parser.add_argument(
+        "--others", nargs="+", default=[], metavar="Y.tflite",
+        help="files of other makers that take one picture, timed in the same rounds; their total has no NMS",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N", help="each one (default: 1)")
     parser.add_argument("--image", metavar="IMG", help="default: a synthetic picture, in which little is found")
     parser.add_argument("--runs", type=int, default=50, metavar="N", help="default: %(default)s")
@@ -119,7 +125,7 @@ def _time_table(results: Sequence[BenchmarkResult]) -> str:
             str(result.input_size),
             result.runtime,
             str(result.threads),
-            str(result.detections),
+            _UNKNOWN if result.variant == FOREIGN else str(result.detections),
             *(f"{value:.2f}" for value in dataclasses.astuple(result.invoke)),
             f"{result.ratio:.3f}",
             *(f"{value:.2f}" for value in dataclasses.astuple(result.total)),

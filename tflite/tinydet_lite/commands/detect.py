@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from ..cli import run
 from ..detector import Detector
@@ -31,7 +32,8 @@ from ..media.writers import (
     file_stem,
     image_ids,
 )
-from ..models import DIGITS
+from ..metadata import DEFAULT_THRESHOLD
+from ..models import DIGITS, SHIPPED, model_file
 from ..tiles import TiledDetector
 from .progress import Progress
 from .stopping import StopSignals
@@ -49,8 +51,24 @@ WITHOUT_MODEL = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+class OpenModel(Protocol):
+    """Gives the Detector of what --model names; None for the arguments that were not given."""
+
+    def __call__(self, model: Path, *, num_threads: int | None, score_threshold: float | None) -> Detector: ...
+
+
+def open_tflite(model: Path, *, num_threads: int | None, score_threshold: float | None) -> Detector:
+    """A .tflite, tried in a process of its own first unless it comes with the package."""
+    if model not in SHIPPED.values():
+        try_model(model)
+    return Detector(model, num_threads=num_threads, score_threshold=score_threshold)
+
+
+def main(argv: Sequence[str] | None = None, *, open_model: OpenModel = open_tflite) -> None:
     """Parse `argv` (sys.argv without the program's name if None) and detect.
+
+    Args:
+        open_model: another way to a Detector, for what is no .tflite.
 
     Raises:
         UserError: something given is wrong, or a part of the source could not be read; what was done by then
@@ -60,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and of large pictures; what matters becomes an error.
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        _detect(arguments)
+        _detect(arguments, open_model)
 
 
 def console() -> None:
@@ -74,7 +92,7 @@ class _Output:
     said: str  # in "wrote ..."
 
 
-def _detect(arguments: argparse.Namespace) -> None:
+def _detect(arguments: argparse.Namespace, open_model: OpenModel) -> None:
     if arguments.max_frames is not None and arguments.max_frames < 1:
         raise UserError(f"--max-frames {arguments.max_frames} came; expected at least 1")
     tiles = tile_arguments(arguments)
@@ -85,9 +103,9 @@ def _detect(arguments: argparse.Namespace) -> None:
     if arguments.model is None:
         arguments.model = DIGITS
         print(WITHOUT_MODEL)
-    else:
-        try_model(arguments.model)
-    model = Detector(arguments.model, num_threads=arguments.threads, score_threshold=arguments.threshold)
+    model = open_model(arguments.model, num_threads=arguments.threads, score_threshold=arguments.threshold)
+    if arguments.threshold is None and model.info.suggested_threshold is not None:
+        print(f"Detections score at least {model.score_threshold:g}, as the model itself suggests (--threshold T).")
     class_ids = None if arguments.classes is None else class_ids_of(arguments.classes, model.labels)
     detector: AnyDetector = model if tiles is None else TiledDetector(model, **tiles)
     outputs = _outputs(arguments, source, folder, model)
@@ -103,7 +121,7 @@ def _detect(arguments: argparse.Namespace) -> None:
     if not arguments.no_drawn:
         labels = model.labels if class_ids is None else [model.labels[class_id] for class_id in class_ids]
         _tell_unwritable(unwritable(dict.fromkeys(labels), arguments.font), arguments.font, progress)
-    lost = 0
+    lost = found = 0
     with StopSignals() as stop:
         try:
             with ExitStack() as stack:
@@ -130,6 +148,7 @@ def _detect(arguments: argparse.Namespace) -> None:
                     for output in outputs:
                         output.writer.write(item)
                     progress.show(item)
+                    found += len(item.detections)
         except UserError as error:
             progress.finish(source.live)
             kept = f"; what was done before is in {folder}" if meter.frames and folder.is_dir() else ""
@@ -137,6 +156,8 @@ def _detect(arguments: argparse.Namespace) -> None:
         progress.finish(source.live)
         if meter.frames:
             print(f"wrote {_listed([output.said for output in outputs])} to {printable(str(folder))}")
+            if not found and model.score_threshold > 0:
+                print(f"Nothing scored {model.score_threshold:g} or more; --threshold T shows what scores less.")
         if isinstance(source, ImageFiles) and source.passed_over:
             print(printable(source.passed_over))
     stop.pass_on()
@@ -154,8 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--model",
+        type=model_file,
         metavar="X.tflite",
-        help="a model that tinydet export made (default: one for handwritten digits, which comes with tinydet-lite)",
+        help=f"what tinydet export made, or one that comes with tinydet-lite: {', '.join(SHIPPED)} (default: digits)",
     )
     parser.add_argument(
         "--source",
@@ -168,9 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threshold",
         type=float,
-        default=0.3,
         metavar="0..1",
-        help="least score of a detection (default: %(default)s)",
+        help=f"least score of a detection (default: what the model's file suggests, else {DEFAULT_THRESHOLD})",
     )
     parser.add_argument("--classes", nargs="+", metavar="CLASS", help="names or ids; only these are kept")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores, at most 4")

@@ -15,7 +15,7 @@ import struct
 from pathlib import Path
 from typing import Union
 
-from ..errors import UserError
+from ..errors import UserError, shortened
 from ..files import PathLike
 from ..metadata import IDENTIFIER, INFO_MEMBER, parse_model, read_bytes
 
@@ -234,11 +234,11 @@ class _Checker:
             raise _Damage(f"a tensor in buffer {buffer} of {len(filled)}")
         shape = self._integers(tensor, 0)
         if len(shape) > _MAX_RANK or any(side < -1 for side in shape):
-            raise _Damage(f"a tensor of shape {_short(shape)}")
+            raise _Damage(f"a tensor of shape {shortened(shape, 60)}")
         kind = self._number("b", tensor, 1)
         size = math.prod(map(abs, shape)) * _BITS.get(kind, 8) // 8
         if size > _MAX_TENSOR_BYTES:
-            raise _Damage(f"a tensor of shape {_short(shape)} takes {size} bytes, more than {_MAX_TENSOR_BYTES}")
+            raise _Damage(f"a tensor of shape {shortened(shape, 60)} takes {size} bytes, more than {_MAX_TENSOR_BYTES}")
         if kind not in _BITS and kind not in _NO_FIXED_SIZE:
             raise _Damage(f"a tensor of type {kind}")
         variable = bool(self._number("b", tensor, 5))
@@ -341,8 +341,3 @@ class _Checker:
                 members = UNION_SLOTS[union].get(kind, {})
                 self._table(self._pointer(table.at(value_slot)), f"{union} {kind}", members)
         return table
-
-
-def _short(shape: list[int]) -> str:
-    text = str(shape)
-    return text if len(text) <= 60 else f"{text[:57]}..."

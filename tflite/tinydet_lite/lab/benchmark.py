@@ -16,10 +16,11 @@ import numpy as np
 from ..detector import Detector
 from ..errors import UserError
 from ..files import PathLike
-from ..metadata import read_model
+from ..guard.flatbuffer import read_flatbuffer
 from ..preprocess import ImageSource, as_rgb_array
 from ..runtime import Session
 from .ceiling import INPUT, STACK_MACS, conv_stack, stack_input
+from .foreign import ForeignModel
 from .inspection import inspect_model
 from .memory import PeakMemory, peak_memory
 from .operators import profile
@@ -28,6 +29,8 @@ from .synthetic import synthetic_image
 #: What the ceiling is measured in.
 CEILING_FORMATS = ("float32", "int8")
 _MAX_PROFILE_RUNS = 20
+#: The variant and the quantization of another's file, which does not say them as ours do.
+FOREIGN = "-"
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,19 @@ class BenchmarkResult:
     Attributes:
         file: the model's path as given.
         file_bytes: its size.
-        variant, quantization, input_size: what the file says.
+        variant, quantization, input_size: what the file says; FOREIGN for the first two of another's.
         runtime: which TFLite runtime ran it.
         threads: given to the interpreter.
         runs: measured detections; the warm-up is not among them.
-        detections: how many objects the picture gave; soft-NMS takes longer with more.
+        detections: how many objects the picture gave; soft-NMS takes longer with more. Of another's file 0.
         invoke: the interpreter alone.
-        total: resizing, interpreter and soft-NMS. Decoding the picture's file is not in it.
+        total: resizing, interpreter and soft-NMS, which another's file goes without. Decoding the picture's file is not
+            in it.
         ratio: median invoke time over that of the first file with as many threads.
         macs: multiply-accumulates of one run, as `Inspection.macs` counts them: with those of zeros that the exporter
             puts between groups. None: the runtime does not tell.
         share_of_ceiling: MACs per median invoke time over the ceiling's, with as many threads, in `ceiling_format`;
-            0..1. None: one of them is not known.
+            0..1. None: one of them is not known, or the file is another's.
     """
 
     file: str
@@ -146,6 +150,7 @@ def benchmark(
     image: ImageSource | None = None,
     *,
     times_only: bool = False,
+    others: Sequence[PathLike] = (),
 ) -> BenchmarkReport:
     """Measure every model with every number of threads, and the machine's ceiling, interleaved; then each file's
     memory and parts.
@@ -157,6 +162,7 @@ def benchmark(
         warmup: rounds before them that do not.
         image: what to detect on; None for `synthetic_image()`.
         times_only: leave out the ceiling, the memory and the parts.
+        others: .tflite files of other makers, which take their turns after ours; their outputs are not looked at.
 
     Raises:
         UserError: a model or the image cannot be used, or a number is out of range. What merely cannot be found out
@@ -168,14 +174,15 @@ def benchmark(
         stacks = {} if times_only else {kind: conv_stack(kind == "int8") for kind in CEILING_FORMATS}
     except UserError as error:
         notes.append(str(error))
-    results, ceilings = _rounds(paths, num_threads, runs, warmup, image, stacks)
+    results, ceilings = _rounds(paths, others, num_threads, runs, warmup, image, stacks)
     rates = {(ceiling.format, ceiling.threads): ceiling.macs_per_second for ceiling in ceilings}
     held = []
     for result in results:
         rate, top = result.macs_per_second, rates.get((result.ceiling_format, result.threads))
-        held.append(dataclasses.replace(result, share_of_ceiling=rate / top if rate and top else None))
+        share = rate / top if rate and top and result.quantization != FOREIGN else None
+        held.append(dataclasses.replace(result, share_of_ceiling=share))
     files = []
-    for path in [] if times_only else paths:
+    for path in [] if times_only else [*paths, *others]:
         runtime = next(result.runtime for result in results if result.file == str(path))
         files.append(_file_result(path, runtime, num_threads[0], min(runs, _MAX_PROFILE_RUNS), image, notes))
     return BenchmarkReport(tuple(held), tuple(ceilings), tuple(files), tuple(dict.fromkeys(notes)))
@@ -183,6 +190,7 @@ def benchmark(
 
 def _rounds(
     paths: Sequence[PathLike],
+    others: Sequence[PathLike],
     num_threads: Sequence[int],
     runs: int,
     warmup: int,
@@ -194,21 +202,27 @@ def _rounds(
     if runs < 1 or warmup < 0:
         raise UserError(f"{runs} runs and {warmup} warm-up rounds came; expected at least 1 and 0")
     pixels = synthetic_image() if image is None else as_rgb_array(image)
-    pairs = [(path, Detector(path, num_threads=threads)) for path in paths for threads in num_threads]
+    pairs: list[tuple[PathLike, Detector | ForeignModel]] = [
+        *((path, Detector(path, num_threads=threads)) for path in paths for threads in num_threads),
+        *((path, ForeignModel(path, num_threads=threads)) for path in others for threads in num_threads),
+    ]
     tops = [
         (kind, Session(stack, threads), {INPUT: stack_input(kind == "int8")})
         for kind, stack in stacks.items()
         for threads in num_threads
     ]
-    macs = {path: inspect_model(read_model(path).model).macs for path in dict.fromkeys(paths)}
+    macs = {path: inspect_model(read_flatbuffer(path)).macs for path in dict.fromkeys([*paths, *others])}
     invoke: list[list[float]] = [[] for _ in pairs]
     total: list[list[float]] = [[] for _ in pairs]
     top_times: list[list[float]] = [[] for _ in tops]
     found = [0] * len(pairs)
     for round_number in range(warmup + runs):
         for index, (_, detector) in enumerate(pairs):
-            detections, timing = detector.timed(pixels)
-            found[index] = len(detections)
+            if isinstance(detector, ForeignModel):
+                timing = detector.timed(pixels)
+            else:
+                detections, timing = detector.timed(pixels)
+                found[index] = len(detections)
             if round_number >= warmup:
                 invoke[index].append(timing.invoke_ms)
                 total[index].append(timing.total_ms)
@@ -221,8 +235,8 @@ def _rounds(
         BenchmarkResult(
             file=str(path),
             file_bytes=Path(path).stat().st_size,
-            variant=detector.info.variant,
-            quantization=detector.info.quantization,
+            variant=FOREIGN if isinstance(detector, ForeignModel) else detector.info.variant,
+            quantization=FOREIGN if isinstance(detector, ForeignModel) else detector.info.quantization,
             input_size=detector.input_size,
             runtime=detector.runtime,
             threads=detector.num_threads,
@@ -246,7 +260,7 @@ def _rounds(
 def _file_result(
     path: PathLike, runtime: str, threads: int, runs: int, image: ImageSource | None, notes: list[str]
 ) -> FileResult:
-    inspection = inspect_model(read_model(path).model)
+    inspection = inspect_model(read_flatbuffer(path))
     undelegated = inspection.undelegated
     peak, parts = None, None
     try:

@@ -38,27 +38,14 @@ _TIMEOUT_SECONDS = 600
 _ACCELERATOR_CPU = 1
 _LOCK_WRITE = 1
 _MAX_RANK = 8
-_RANK_BITS = 0x7F  # the eighth bit of the same word says whether there are strides
-# LiteRtElementType, which are TfLiteType's numbers.
-_DTYPES = {
-    1: "float32",
-    2: "int32",
-    3: "uint8",
-    4: "int64",
-    6: "bool",
-    7: "int16",
-    9: "int8",
-    10: "float16",
-    11: "float64",
-}
 # litert_profiler_event.h: bits of event_type
 _PLAIN, _OPERATOR, _DELEGATE_OPERATOR, _DELEGATE_PROFILED = 1, 2, 4, 8
 _EVENT_TYPES = frozenset(1 << bit for bit in range(9))
 _EVENT_SOURCES = frozenset(range(3))
-# An event as 64-bit words: tag, type, start, elapsed, memory before, memory after, 2 x metadata, source. Memory takes 3
-# words in 2.3; LiteRT's header for C, which its own library does not follow, has 2.
-_MEMORY_WORDS = (3, 2)
-_MAX_EVENT_WORDS = 16
+# An event as 64-bit words: tag, type, start, elapsed, memory before and after, 2 x metadata, source. Memory takes 3
+# words each; LiteRT's header for C, which its own library does not follow, has 2.
+_EVENT_WORDS = 13
+_MOST_WORDS = 16
 
 
 @dataclass(frozen=True)
@@ -182,14 +169,6 @@ class _TensorType(ctypes.Structure):
         ("strides", ctypes.c_uint32 * _MAX_RANK),
     )
 
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.dimensions[: self.rank & _RANK_BITS])
-
-    def dtype(self) -> np.dtype[Any]:
-        if self.element_type not in _DTYPES:
-            raise UserError(f"the model has a tensor of LiteRT's element type {self.element_type}, which is not known")
-        return np.dtype(_DTYPES[self.element_type])
-
 
 class _Library:
     """libLiteRt: its functions by name, each call's return code checked."""
@@ -283,7 +262,7 @@ def _profile(folder: Path) -> list[tuple[int, list[Event]]]:
                 if fill is not None:
                     name = ctypes.c_char_p()
                     library.call("LiteRtGetTensorName", tensor, ctypes.byref(name))
-                    _write(library, buffer, tensor_type, _value_of(fill, name.value or b"", index))
+                    _write(library, buffer, (name.value or b"").decode(errors="replace"), fill)
             return made
 
         sources, targets = buffers_of("Input", inputs), buffers_of("Output", None)
@@ -312,22 +291,14 @@ def _profile(folder: Path) -> list[tuple[int, list[Event]]]:
     return recorded
 
 
-def _value_of(inputs: dict[str, NDArray[Any]], name: bytes, index: int) -> NDArray[Any]:
-    text = name.decode(errors="replace")
-    if text in inputs:
-        return inputs[text]
-    if len(inputs) == 1 and index == 0:
-        return next(iter(inputs.values()))
-    raise UserError(f"LiteRT calls an input {text!r}; expected one of {sorted(inputs)}")
-
-
-def _write(library: _Library, buffer: ctypes.c_void_p, tensor_type: _TensorType, value: NDArray[Any]) -> None:
-    if value.shape != tensor_type.shape() or value.dtype != tensor_type.dtype():
-        raise UserError(
-            f"the input is {value.dtype} {list(value.shape)}; "
-            f"LiteRT expects {tensor_type.dtype()} {list(tensor_type.shape())}"
-        )
-    content = np.ascontiguousarray(value)
+def _write(library: _Library, buffer: ctypes.c_void_p, name: str, inputs: dict[str, NDArray[Any]]) -> None:
+    if name not in inputs:
+        raise UserError(f"LiteRT calls an input {name!r}; expected one of {sorted(inputs)}")
+    content = np.ascontiguousarray(inputs[name])
+    size = ctypes.c_size_t()
+    library.call("LiteRtGetTensorBufferPackedSize", buffer, ctypes.byref(size))
+    if content.nbytes != size.value:
+        raise UserError(f"the input {name!r} has {content.nbytes} bytes; LiteRT expects {size.value}")
     address = ctypes.c_void_p()
     library.call("LiteRtLockTensorBuffer", buffer, ctypes.byref(address), _LOCK_WRITE)
     ctypes.memmove(address, content.ctypes.data, content.nbytes)
@@ -340,7 +311,7 @@ def _events(library: _Library, profiler: ctypes.c_void_p) -> tuple[int, list[Eve
     library.call("LiteRtGetNumProfilerEvents", profiler, ctypes.byref(count))
     if count.value < 1:
         raise UserError(f"{_PACKAGE} {litert_version()}: the profiler recorded nothing")
-    words = np.zeros(count.value * _MAX_EVENT_WORDS, np.uint64)
+    words = np.zeros(count.value * _MOST_WORDS, np.uint64)
     library.call("LiteRtGetProfilerEvents", profiler, count, words.ctypes.data_as(ctypes.c_void_p))
     return group_events(split_words(words, count.value), lambda address: ctypes.string_at(address).decode())
 
@@ -356,17 +327,15 @@ def split_words(words: NDArray[np.uint64], count: int) -> list[tuple[int, int, i
         (address of the tag, type, elapsed microseconds, first metadata, source) of each event.
 
     Raises:
-        UserError: it is none of the layouts that are known.
+        UserError: it is not the one that is known.
     """
     low = np.uint64(0xFFFFFFFF)  # enumerations fill half a word; what is in the other half is not defined
-    for memory in _MEMORY_WORDS:
-        size = 7 + 2 * memory
-        table = words[: count * size].reshape(count, size)
-        types, sources = table[:, 1] & low, table[:, -1] & low
-        fits = set(types.tolist()) <= _EVENT_TYPES and set(sources.tolist()) <= _EVENT_SOURCES
-        if fits and (table[:, 0] != 0).all() and not words[count * size :].any():
-            columns = (table[:, 0], types, table[:, 3], table[:, 4 + 2 * memory], sources)
-            return list(zip(*(column.tolist() for column in columns)))
+    table = words[: count * _EVENT_WORDS].reshape(count, _EVENT_WORDS)
+    types, sources = table[:, 1] & low, table[:, -1] & low
+    fits = set(types.tolist()) <= _EVENT_TYPES and set(sources.tolist()) <= _EVENT_SOURCES
+    if fits and (table[:, 0] != 0).all() and not words[count * _EVENT_WORDS :].any():
+        columns = (table[:, 0], types, table[:, 3], table[:, 10], sources)
+        return list(zip(*(column.tolist() for column in columns)))
     raise UserError(
         f"the events of {_PACKAGE} {litert_version()}'s profiler are laid out in a way that is not known; "
         f"this was written for {WRITTEN_FOR}"

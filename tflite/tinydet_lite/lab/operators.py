@@ -64,8 +64,8 @@ _COUNTERPARTS = {
     "Subtract": ("SUB",),
 }
 # A convolution matched wrongly costs most, a reshape nothing.
-_WEIGHTS = {"CONV_2D": 8, "DEPTHWISE_CONV_2D": 8, "FULLY_CONNECTED": 8, "BATCH_MATMUL": 8, "TRANSPOSE_CONV": 8}
-_LIGHT = {"RESHAPE": 1, "EXPAND_DIMS": 1, "SQUEEZE": 1}
+_WEIGHTS = {"CONV_2D": 8, "DEPTHWISE_CONV_2D": 8, "FULLY_CONNECTED": 8, "BATCH_MATMUL": 8, "TRANSPOSE_CONV": 8,
+            "RESHAPE": 1, "EXPAND_DIMS": 1, "SQUEEZE": 1}  # fmt: skip
 _OTHER_WEIGHT = 2
 
 
@@ -294,7 +294,8 @@ def align(events: Sequence[Event], nodes: Sequence[Node]) -> list[Node | None]:
     allowed = [_counterparts(event.name) for event in events]
     best = np.zeros((len(events) + 1, len(nodes) + 1), np.int64)
     gains = [
-        [_weight(node.operator) if node.operator in kinds else 0 for node in nodes] for kinds in allowed
+        [_WEIGHTS.get(node.operator, _OTHER_WEIGHT) if node.operator in kinds else 0 for node in nodes]
+        for kinds in allowed
     ]  # [X, T]; 0 is no match
     for row in range(len(events) - 1, -1, -1):
         for column in range(len(nodes) - 1, -1, -1):
@@ -319,7 +320,3 @@ def _counterparts(name: str) -> tuple[str, ...]:
     """What an operator of XNNPACK may be in the file: "Depth To Space (NHWC, X32)" is a DEPTH_TO_SPACE."""
     kind = name.partition(" (")[0]
     return _COUNTERPARTS.get(kind, (kind.upper().replace(" ", "_"),))
-
-
-def _weight(operator: str) -> int:
-    return _WEIGHTS.get(operator, _LIGHT.get(operator, _OTHER_WEIGHT))

@@ -42,6 +42,8 @@ _FIRST_HUE = 45.0
 # The golden sequence comes back near a hue after 8, 13, 21 steps: five lightnesses tell those classes apart.
 _LIGHTNESSES = (0.74, 0.83, 0.67, 0.79, 0.62)
 _CHROMA = 0.19
+# Of labels: every one of these colours is light.
+_INK = (0, 0, 0)
 
 _Colour = tuple[int, int, int]
 
@@ -62,13 +64,6 @@ def class_colour(class_id: int) -> _Colour:
             red, green, blue = (round(255 * _to_srgb(value)) for value in linear)
             return red, green, blue
         chroma *= 0.95
-
-
-def text_colour(background: _Colour) -> _Colour:
-    """Black or white, whichever contrasts more with `background` by WCAG's relative luminance."""
-    red, green, blue = (_to_linear(value / 255) for value in background)
-    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
-    return (0, 0, 0) if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else (255, 255, 255)
 
 
 def draw(
@@ -128,8 +123,7 @@ def draw(
     pen = ImageDraw.Draw(drawn)
     for label in labels:
         x1, y1, _, y2 = label.box
-        ink = text_colour(colours[label.index])
-        pen.text((x1 + label.padding, (y1 + y2) / 2), label.text, ink, label.font, anchor="lm")
+        pen.text((x1 + label.padding, (y1 + y2) / 2), label.text, _INK, label.font, anchor="lm")
     return drawn
 
 
@@ -262,21 +256,9 @@ def _crowding(
     # The hidden share of each object: a label hides all of a small one and next to nothing of a large one.
     hidden = on_objects / np.maximum(areas, 1.0)  # [K, N]
     cost = 2.0 * hidden.sum(axis=1) + 3.0 * hidden[:, index]
-    # The label's own share that lies on other objects' outlines is clutter: a little, but not nothing.
-    cost += 0.15 * np.minimum(_outlines_crossed(places, boxes), 4)
     # Two labels on each other are the worst: neither can be read.
     cost += 12.0 * _intersections(places, placed).sum(axis=1) / label_area
     return np.asarray(cost)
-
-
-def _outlines_crossed(places: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[Any]:
-    """How many outlines [N, 4] each place [K, 4] touches without lying wholly inside or outside -> [K]."""
-    touching = _intersections(places, boxes) > 0
-    inside = (
-        (places[:, np.newaxis, :2] >= boxes[np.newaxis, :, :2])
-        & (places[:, np.newaxis, 2:] <= boxes[np.newaxis, :, 2:])
-    ).all(axis=2)
-    return np.asarray((touching & ~inside).sum(axis=1))
 
 
 def _intersections(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -425,8 +407,3 @@ def _to_srgb(linear: float) -> float:
     """Linear light -> sRGB's curve (IEC 61966-2-1), both 0 to 1."""
     value = min(max(linear, 0.0), 1.0)
     return 12.92 * value if value <= 0.0031308 else 1.055 * value ** (1 / 2.4) - 0.055
-
-
-def _to_linear(value: float) -> float:
-    """sRGB's curve -> linear light, both 0 to 1."""
-    return value / 12.92 if value <= 0.04045 else float(((value + 0.055) / 1.055) ** 2.4)

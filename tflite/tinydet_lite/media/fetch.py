@@ -26,7 +26,7 @@ _PIECE = 1 << 16
 _BEGINNINGS = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|RIFF....WEBP", re.DOTALL)
 _BEGINNING = 12
 
-# What urllib raises: its own errors are OSErrors; a URL that is none is a ValueError.
+# What urllib raises: its own errors are OSErrors; a malformed URL is a ValueError.
 _FETCH_ERRORS = (OSError, http.client.HTTPException, ValueError)
 
 

@@ -27,7 +27,7 @@ _PREFERRED = (
     "meiryo", "yugoth", "unifont",
 )  # fmt: skip
 _STYLES = re.compile(r"bold|italic|oblique|light|thin|black|condensed|narrow|mono|serif")
-# They have a sign for every letter, and it says nothing.
+# These fonts draw the same box, or the alphabet's name, for every letter.
 _LAST_RESORT = re.compile(r"lastresort|adobeblank")
 # What every label needs: a score, and whatever `written` puts in the place of a letter.
 _NEEDED = "0123456789abcdefuxU\\.#%"

@@ -117,27 +117,6 @@ class Capture:
         return value if np.isfinite(value) and value > 0 else 0.0
 
 
-class LiveCapture:
-    """As Capture, for a camera: what `read` gives makes the pixels when it is called, because most may be dropped."""
-
-    def __init__(self, source: str | int) -> None:
-        """As Capture."""
-        self._capture = Capture(source)
-        self.rate = self._capture.rate
-
-    @property
-    def is_open(self) -> bool:
-        return self._capture.is_open
-
-    def read(self) -> Callable[[], NDArray[np.uint8]] | None:
-        """The next frame, for later; None where none came."""
-        return self._capture.read_later()
-
-    def close(self) -> None:
-        """As Capture."""
-        self._capture.close()
-
-
 class Mp4:
     """An mp4 (MPEG-4 part 2) that is being written.
 

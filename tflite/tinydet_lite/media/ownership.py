@@ -17,31 +17,12 @@ SIGN = b"drawn by tinydet_lite"
 # A model's name in JSON may take 6 bytes a letter.
 _END_BYTES = 4096
 
-_REPORT = re.compile(rb'\{\s*"model": "[^\n]*",\s*"images": \[')
-_LINES = re.compile(rb'\{"source": "[^\n]*", "frame": \d')
-_COCO = re.compile(rb'\[\]\n|\[\n\{"image_id": \d+, "category_id": [^\n]*"score": [^\n]*"file_name": ')
-_CSV = re.compile(rb"file,frame,time,class_id,name,score,x1,y1,x2,y2\n")
+#: How detections.json, detections.jsonl, coco.json and detections.csv begin.
+REPORT = re.compile(rb'\{\s*"model": "[^\n]*",\s*"images": \[')
+LINES = re.compile(rb'\{"source": "[^\n]*", "frame": \d')
+COCO = re.compile(rb'\[\]\n|\[\n\{"image_id": \d+, "category_id": [^\n]*"score": [^\n]*"file_name": ')
+CSV = re.compile(rb"file,frame,time,class_id,name,score,x1,y1,x2,y2\n")
 _LABELS = re.compile(rb"(?:\d+(?: -?\d+\.\d{6}){5}\n)*")
-
-
-def is_report(path: Path) -> bool:
-    """detections.json"""
-    return _begins(path, _REPORT)
-
-
-def is_lines(path: Path) -> bool:
-    """detections.jsonl"""
-    return _begins(path, _LINES)
-
-
-def is_coco(path: Path) -> bool:
-    """coco.json"""
-    return _begins(path, _COCO)
-
-
-def is_csv(path: Path) -> bool:
-    """detections.csv"""
-    return _begins(path, _CSV)
 
 
 def is_signed(path: Path) -> bool:
@@ -56,6 +37,17 @@ def is_signed(path: Path) -> bool:
 def first_foreign(paths: Iterable[Path], is_own: Callable[[Path], bool]) -> Path | None:
     """The first of the paths that exists and is not `is_own`; None if none is. One that cannot be read is foreign."""
     return next((path for path in paths if os.path.lexists(path) and not _safely(path, is_own)), None)
+
+
+def foreign(path: Path, start: re.Pattern[bytes]) -> Path | None:
+    """The path, where a file is there that does not begin so; an empty file is nobody's work."""
+
+    def is_own(path: Path) -> bool:
+        with path.open("rb") as file:
+            beginning = file.read(_END_BYTES)
+        return not beginning or start.match(beginning) is not None
+
+    return first_foreign([path], is_own)
 
 
 def first_foreign_label(paths: Iterable[Path]) -> Path | None:
@@ -77,12 +69,6 @@ def first_foreign_label(paths: Iterable[Path]) -> Path | None:
 
 def _is_label(path: Path) -> bool:
     return _LABELS.fullmatch(path.read_bytes()) is not None
-
-
-def _begins(path: Path, start: re.Pattern[bytes]) -> bool:
-    with path.open("rb") as file:
-        beginning = file.read(_END_BYTES)
-    return not beginning or start.match(beginning) is not None  # an empty file is nobody's work
 
 
 def _safely(path: Path, is_own: Callable[[Path], bool]) -> bool:

@@ -21,15 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError, os_reason
-from ..preprocess import as_rgb_array, decode_image
+from ..preprocess import IMAGE_SUFFIXES, as_rgb_array, decode_image
 from .fetch import FETCHED, Found, file_name_of, look_at, suffix_of, without_secrets
-from .opencv import Capture, LiveCapture
+from .opencv import Capture
 
-JPEG_EXTENSIONS = (".jpg", ".jpeg", ".jfif", ".jpe", ".pjpeg", ".pjp")
-IMAGE_EXTENSIONS = (*JPEG_EXTENSIONS, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
-VIDEO_EXTENSIONS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".h264", ".ts", ".wmv")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".h264", ".ts", ".wmv")
 
-# What stands beside pictures and is none: labels, lists, what systems leave. All else that is not taken is told.
+# Files that usually lie beside pictures: labels, lists, files of the system. Others that are not read are reported.
 _COMPANIONS = (
     ".txt", ".xml", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".names", ".cache", ".md", ".html", ".ini",
     ".db", ".npy", ".npz",
@@ -157,7 +155,7 @@ def open_source(given: str | os.PathLike[str] | int) -> ImageFiles | FetchedPict
     path = Path(word) if scheme is None else _path_of_file_url(word)
     if path.is_dir():
         return ImageFiles(*_images_in(path))
-    if path.suffix.lower() in VIDEO_EXTENSIONS and path.exists():
+    if path.suffix.lower() in VIDEO_SUFFIXES and path.exists():
         return VideoFile(str(path))
     camera = r"\d+|/dev/video\d+" if isinstance(given, str) else r"/dev/video\d+"
     if re.fullmatch(camera, word) is not None and not path.is_file():
@@ -169,9 +167,9 @@ def open_source(given: str | os.PathLike[str] | int) -> ImageFiles | FetchedPict
 
 def _open_url(url: str, scheme: str) -> FetchedPicture | VideoFile | Camera:
     suffix = suffix_of(url)
-    if suffix in VIDEO_EXTENSIONS:
+    if suffix in VIDEO_SUFFIXES:
         return VideoFile(url)
-    found = look_at(url, suffix in IMAGE_EXTENSIONS) if scheme in FETCHED else Found("stream")
+    found = look_at(url, suffix in IMAGE_SUFFIXES) if scheme in FETCHED else Found("stream")
     if found.kind == "picture":
         return FetchedPicture(url, found.data)
     return VideoFile(url) if found.kind == "video" else Camera(url)
@@ -346,7 +344,7 @@ class Camera:
     def __init__(
         self,
         given: str,
-        open_capture: Callable[[str | int], LiveCapture] = LiveCapture,
+        open_capture: Callable[[str | int], Capture] = Capture,
         retries: int = _RETRIES,
         pause: float = _RETRY_PAUSE,
     ) -> None:
@@ -380,7 +378,7 @@ class Camera:
         index, came, failed, retries, start = 0, 0, 0, 0, 0.0  # came: since it was opened
         try:
             while not self._closed.is_set():
-                pixels = self._capture.read() if self._capture.is_open else None
+                pixels = self._capture.read_later() if self._capture.is_open else None
                 if pixels is not None:
                     now = perf_counter()
                     if index == 0:
@@ -430,7 +428,7 @@ def _images_in(folder: Path) -> tuple[list[Path], Path, str]:
     try:
         for file in folder.iterdir():
             suffix = file.suffix.lower()
-            if suffix in IMAGE_EXTENSIONS and file.is_file():
+            if suffix in IMAGE_SUFFIXES and file.is_file():
                 images.append(file)
             elif suffix not in _COMPANIONS and not file.name.startswith(".") and not file.is_dir():
                 others.append(suffix or "no ending")
@@ -444,7 +442,7 @@ def _images_in(folder: Path) -> tuple[list[Path], Path, str]:
         told = f"passed over: {count} ({', '.join(most[:_SUFFIXES_TOLD])}{more})"
     if not images:
         reason = f"; {told}" if told else ""
-        raise UserError(f"the folder {folder} has no images ({', '.join(IMAGE_EXTENSIONS)}){reason}")
+        raise UserError(f"the folder {folder} has no images ({', '.join(IMAGE_SUFFIXES)}){reason}")
     return sorted(images), folder, told
 
 

@@ -28,10 +28,10 @@ from PIL import Image, PngImagePlugin
 from ..detections import CSV_FIELDS
 from ..errors import UserError, os_reason
 from ..files import PathLike, atomic_path, atomic_write, check_target
+from ..preprocess import JPEG_SUFFIXES
 from .drawing import draw
 from .opencv import Mp4, check_path, count_frames
-from .ownership import SIGN, first_foreign, first_foreign_label, is_coco, is_csv, is_lines, is_report, is_signed
-from .sources import JPEG_EXTENSIONS
+from .ownership import COCO, CSV, LINES, REPORT, SIGN, first_foreign, first_foreign_label, foreign, is_signed
 from .stream import Result
 
 # Without the room for its index a video is lost as a whole: better stop while there is some.
@@ -53,7 +53,9 @@ class Writer(Protocol):
 
     def write(self, result: Result) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Finish; nothing is left to do where each result has a file of its own."""
+        return
 
 
 def make_folder(folder: Path) -> None:
@@ -71,7 +73,7 @@ def make_folder(folder: Path) -> None:
 def drawn_names(names: Sequence[str]) -> list[str]:
     """A name for each picture's annotated one, no two the same, not even where case does not count."""
     # A JPEG stays one; what was lossless becomes PNG.
-    ends = [".jpg" if Path(name).suffix.lower() in JPEG_EXTENSIONS else ".png" for name in names]
+    ends = [".jpg" if Path(name).suffix.lower() in JPEG_SUFFIXES else ".png" for name in names]
     return _unique_names(names, ends, "_detected")
 
 
@@ -88,7 +90,7 @@ def image_ids(names: Sequence[str]) -> list[int]:
     return list(range(1, len(stems) + 1))
 
 
-class DrawnPictures:
+class DrawnPictures(Writer):
     """An annotated picture for each image file."""
 
     def __init__(self, folder: Path, names: Sequence[str], font: PathLike | None = None) -> None:
@@ -104,9 +106,6 @@ class DrawnPictures:
         make_folder(self._folder)
         name = self._names[result.frame.index]
         atomic_write(self._folder / name, _encode(draw(result.frame.pixels, result.detections, font=self._font), name))
-
-    def close(self) -> None:
-        pass
 
 
 class DrawnVideo:
@@ -211,7 +210,7 @@ class JsonReport:
         self._any = False
 
     def foreign(self) -> Path | None:
-        return first_foreign([self._file.path], is_report)
+        return foreign(self._file.path, REPORT)
 
     def write(self, result: Result) -> None:
         if not self._any:
@@ -239,7 +238,7 @@ class JsonLines:
         self._live = live
 
     def foreign(self) -> Path | None:
-        return first_foreign([self._file.path], is_lines)
+        return foreign(self._file.path, LINES)
 
     def write(self, result: Result) -> None:
         frame = result.frame
@@ -269,7 +268,7 @@ class CocoResults:
         self._separator = "[\n"
 
     def foreign(self) -> Path | None:
-        return first_foreign([self._file.path], is_coco)
+        return foreign(self._file.path, COCO)
 
     def write(self, result: Result) -> None:
         frame = result.frame
@@ -284,7 +283,7 @@ class CocoResults:
         self._file.close("[]\n" if self._separator == "[\n" else "\n]\n")
 
 
-class YoloLabels:
+class YoloLabels(Writer):
     """A text file a picture in labels/, empty where nothing is found; a video's end in the frame's number."""
 
     def __init__(self, folder: Path, names: Sequence[str] | None, film: str = "") -> None:
@@ -309,9 +308,6 @@ class YoloLabels:
         height, width = frame.pixels.shape[:2]
         atomic_write(self._folder / name, result.detections.to_yolo(width, height).encode())
 
-    def close(self) -> None:
-        pass
-
 
 class CsvTable:
     """A line an object: file, frame (from 0), time in seconds (empty for image files), and CSV_FIELDS."""
@@ -322,7 +318,7 @@ class CsvTable:
         self._begun = False
 
     def foreign(self) -> Path | None:
-        return first_foreign([self._file.path], is_csv)
+        return foreign(self._file.path, CSV)
 
     def write(self, result: Result) -> None:
         frame = result.frame
