@@ -18,8 +18,9 @@ from tinydet_tf.training.run.train import make_schedule, train
 from tinydet_tf.weights import load_detector
 
 SMALL = [
-    "model.input_size=64", "train.batch_size=2", "train.nms_pre=100", "train.proposals=50", "train.rcnn_samples=16",
-    "train.learning_rate=1e-3", "train.warmup_steps=0", "train.validate_every=2",
+    "model.backbone=shallow", "model.input_size=64", "train.batch_size=2", "train.nms_pre=100", "train.proposals=50",
+    "train.rcnn_samples=16", "train.learning_rate=1e-3", "train.warmup_steps=0", "train.validate_every=2",
+    "train.rcnn_sampling=random",
 ]  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_schedule() -> None:
 @pytest.fixture(scope="module")
 def trainer() -> Trainer:
     keras.utils.set_random_seed(0)
-    detector = tinydet_tf.build_detector("S", num_classes=4, input_size=SIZE)
+    detector = tinydet_tf.build_detector("S", num_classes=4, input_size=SIZE, backbone="shallow")
     config = TrainConfig(nms_pre=200, proposals=100, rcnn_samples=32, rpn_samples=64)
     return Trainer(detector, config)
 
@@ -181,7 +181,7 @@ def test_crowds_are_not_trained_on(trainer: Trainer) -> None:
 
 def test_a_few_steps_lower_the_loss(trainer: Trainer) -> None:
     keras.utils.set_random_seed(0)
-    detector = tinydet_tf.build_detector("S", num_classes=4, input_size=SIZE)
+    detector = tinydet_tf.build_detector("S", num_classes=4, input_size=SIZE, backbone="shallow")
     one = Trainer(detector, dataclasses.replace(trainer.config, optimizer="sgd"))
     one.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9))
     data = tf.data.Dataset.from_tensors(batch_of(CASES["one box"], rows=4)).repeat(15)
@@ -205,11 +205,11 @@ def test_ohem_takes_what_is_hardest_and_random_sampling_does_not(trainer: Traine
 def test_weight_decay_is_added_to_the_clipped_gradient() -> None:
     """One step of plain SGD moves a weight by -lr * (clipped gradient + decay * weight)."""
     keras.utils.set_random_seed(0)
-    detector = tinydet_tf.build_detector("S", num_classes=2, input_size=64)
+    detector = tinydet_tf.build_detector("S", num_classes=2, input_size=64, backbone="shallow")
     moves = []
     for decay in (0.0, 0.5):
         keras.utils.set_random_seed(0)
-        detector = tinydet_tf.build_detector("S", num_classes=2, input_size=64)
+        detector = tinydet_tf.build_detector("S", num_classes=2, input_size=64, backbone="shallow")
         config = TrainConfig(
             nms_pre=50, proposals=32, rcnn_samples=16, rpn_samples=16, optimizer="sgd", weight_decay=decay
         )

@@ -52,6 +52,13 @@ def test_a_row_is_the_recipe_with_its_changes(plan_file: Path) -> None:
     assert list(load_plan(plan_file, only=["baseline"]).rows) == ["baseline"]
 
 
+def test_the_data_may_be_given_beside_the_plan(plan_file: Path) -> None:
+    plan_file.write_text(PLAN.replace("train.epochs=2", "train.epochs=2, data.root=elsewhere"))
+    assert load_plan(plan_file).configured("baseline", 0).data.root == "elsewhere"
+    plan = load_plan(plan_file, data="my 'set'")
+    assert {plan.configured(row, 0).data.root for row in plan.rows} == {"my 'set'"}
+
+
 def test_finished_runs_stay_and_begun_ones_go_on(
     plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,7 +140,7 @@ def test_killed_and_called_again(tmp_path: Path) -> None:
     data = digits_folder(tmp_path / "digits", num_train=4, num_val=1)
     (tmp_path / "recipe.yaml").write_text(
         f"data: {{root: '{data}'}}\nmodel: {{input_size: 64}}\n"
-        "train: {batch_size: 2, nms_pre: 100, proposals: 50, rcnn_samples: 16}\n"
+        "train: {batch_size: 2, nms_pre: 100, proposals: 50, rcnn_samples: 16, rcnn_sampling: random}\n"
     )
     path, output = tmp_path / "plan.yaml", tmp_path / "runs"
     path.write_text(PLAN.replace("seeds: [0, 1]", "seeds: [0]"))

@@ -30,7 +30,7 @@ def trainer_of(precision: str) -> Trainer:
     recipe = TrainConfig(
         precision=precision, nms_pre=200, proposals=100, rcnn_samples=32, rpn_samples=64, optimizer="sgd", ema=0.9
     )
-    detector = TinyDet(model_config("S", input_size=SIZE), 4, precision=precision)
+    detector = TinyDet(model_config("S", input_size=SIZE, backbone="shallow"), 4, precision=precision)
     trainer = Trainer(detector, recipe)
     trainer.compile(optimizer=make_optimizer(recipe, 0.003))
     return trainer
@@ -52,11 +52,11 @@ def some_batch() -> Batch:
     }
 
 
-MIXED = ("mixed_bfloat16", "mixed_float16")
+MIXED = (pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16")
 #: The share by which one rounding changes a number, at most.
 ROUNDING = {"mixed_bfloat16": 2.0**-8, "mixed_float16": 2.0**-11}
-#: Roundings from the pixels to a score: S has 62 convolutions, with normalization and activation each.
-ROUNDINGS = 150
+#: Roundings from the pixels to a score, at most: some 35 convolutions, with normalization and activation each.
+ROUNDINGS = 100
 
 
 def skip_where_missing(precision: str) -> None:
@@ -96,7 +96,7 @@ def test_near_float32(precision: str) -> None:
     spread = max(float(tf.math.reduce_std(t)) for t in expected[0])
     error = max(float(tf.reduce_max(tf.abs(a - b))) for a, b in zip(found[0], expected[0], strict=True)) / spread
     bound = ROUNDINGS * ROUNDING[precision]
-    print(precision, error, bound, rpn_losses)  # here 0.094 in bfloat16 and 0.017 in float16
+    print(precision, error, bound, rpn_losses)  # here 0.069 to 0.094 in bfloat16 and 0.010 to 0.017 in float16
     assert error < bound
     # The loss moves by no more than a score does, and scores by `bound` of their spread; the rest is training's.
     start, end = (np.array(rpn_losses[name]) for name in ("float32", precision))
@@ -149,6 +149,8 @@ def test_trains_or_says_why_not(precision: str, tmp_path: Path) -> None:
     data = digits_folder(tmp_path / "digits", num_train=2, num_val=1)
     values = (
         f"train.precision={precision}",
+        "model.backbone=shallow",
+        "model.input_size=64",
         "train.batch_size=2",
         "train.epochs=1",
         "train.proposals=60",

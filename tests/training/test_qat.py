@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import tensorflow as tf
 import tf_keras as keras
 
 from commands import Command
+from random_detectors import fit_statistics
 from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import Config, load_config
 from tinydet_tf.data.digits import digits_folder
+from tinydet_tf.data.splits import load_split
+from tinydet_tf.evaluation import evaluate
 from tinydet_tf.export.convert import export
 from tinydet_tf.export.kept_ranges import kept_ranges
 from tinydet_tf.export.schemes import FORMATS
@@ -26,7 +30,7 @@ from tinydet_tf.training.qat.fake_quantization import FakeQuantized, Ranges, rou
 from tinydet_tf.training.qat.quantized_detector import QuantizedDetector
 from tinydet_tf.training.qat.start import check_qat, qat_config
 from tinydet_tf.training.run import callbacks
-from tinydet_tf.training.run.folder import resumed_config
+from tinydet_tf.training.run.folder import METRICS, resumed_config
 from tinydet_tf.training.run.train import train
 from tinydet_tf.weights import BEST, CALIBRATION, load_detector, save_weights
 
@@ -42,8 +46,7 @@ def lively(size: int = 64, num_classes: int = 10, **overrides: Any) -> TinyDet:
     """Random weights whose moving statistics fit them."""
     keras.utils.set_random_seed(3)
     detector = build_detector("S", num_classes, input_size=size, **overrides)
-    for _ in range(20):
-        detector.features(pictures(size), training=True)
+    fit_statistics(detector, pictures(size), times=20)
     return detector
 
 
@@ -288,8 +291,12 @@ def test_a_run_exports_int8_without_images(run: Path, weights: Path, command: Co
     assert done.code == 0, done.err
     assert "4 of 4 images" in done.out and "by quantization-aware training" in done.out
     assert "DEQUANTIZE" in done.out and "CUSTOM" not in done.out
-    found = Detector(path, score_threshold=0.0)(pictures()[0].astype(np.uint8))
-    assert len(found.boxes) > 0 and np.isfinite(found.scores).all()
+    # It is the file that the run chose its best weights by.
+    measured = json.loads((run / METRICS).read_text())["best"]
+    opened = Detector(path, score_threshold=0.0)
+    evaluation = evaluate(opened, opened.labels, load_split(config.data, "val"))
+    assert {name: measured[f"val_{name}"] for name in evaluation.metrics} == evaluation.metrics
+    assert len(evaluation.results) > 0 and opened.info.suggested_threshold == measured.get("val_threshold")
 
 
 @pytest.mark.slow
@@ -324,7 +331,7 @@ def test_resumed_is_as_if_never_stopped(
         patch.setattr(callbacks.FreezeBackbone, "on_epoch_begin", stop)
         with pytest.raises(KeyboardInterrupt):
             train(config, folder, init=weights, verbose=0)
-    assert not (folder / CALIBRATION).exists()
+    assert kept_ranges(folder) is not None  # of the first epoch
     train(resumed_config(folder), folder, resume=True, verbose=0)
     for name in (BEST, "last.weights.h5"):
         for ours, theirs in zip(

@@ -34,12 +34,12 @@ from tinydet_tf.training.run.console import Console
 from tinydet_tf.training.run.folder import resumed_config
 from tinydet_tf.training.run.summary import closing
 from tinydet_tf.training.run.train import make_schedule, train
-from tinydet_tf.weights import LAST
+from tinydet_tf.weights import LAST, read_threshold
 
 EPOCHS, STEPS, VAL_IMAGES, SAMPLES = 3, 4, 8, 32
 SMALL = [
-    "model.input_size=64", "train.batch_size=2", "train.nms_pre=100", "train.proposals=50", "train.rcnn_samples=16",
-    f"train.rpn_samples={SAMPLES}", "train.learning_rate=1e-3", "train.warmup_steps=0",
+    "model.backbone=shallow", "model.input_size=64", "train.batch_size=2", "train.nms_pre=100", "train.proposals=50",
+    "train.rcnn_samples=16", f"train.rpn_samples={SAMPLES}", "train.learning_rate=1e-3", "train.warmup_steps=0",
 ]  # fmt: skip
 
 
@@ -303,6 +303,9 @@ def test_the_last_words_can_be_pasted(run: SimpleNamespace, command: Command, tm
     measured = json.loads((tmp_path / "out.json").read_text())
     assert measured["num_images"] == VAL_IMAGES
     assert measured["AP"] == pytest.approx(result["best"]["val_AP"], abs=1e-6)
+    point = measured["best_f1"] or {"f1": 0.0, "threshold": None}
+    assert point["f1"] == pytest.approx(result["best"]["val_F1"], abs=1e-6)
+    assert point["threshold"] == result["best"].get("val_threshold") == read_threshold(run.folder)
     assert export == [
         "tinydet", "export", "--model", str(run.folder), "--output", str(run.folder / "model.tflite"),
     ]  # fmt: skip

@@ -24,6 +24,7 @@ import tf_keras as keras
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.layers.activations import HardSwish
+from tinydet_tf.layers.depthwise import depthwise_conv2d
 from tinydet_tf.layers.grouped_conv import GroupedConv2D, grouped_pointwise, has_grouped_gradient
 
 BITS = 8
@@ -202,7 +203,7 @@ def _weighted(layer: Any, norm: Any, x: tf.Tensor, *, rounded: bool) -> tf.Tenso
     if rounded:
         kernel = round_weights(kernel, axis=2 if depthwise else len(kernel.shape) - 1)
     if depthwise:
-        y = tf.nn.depthwise_conv2d(x, kernel, [1, *layer.strides, 1], layer.padding.upper())
+        y = depthwise_conv2d(x, kernel, stride=layer.strides[0], padding=layer.padding.upper())
     elif isinstance(layer, GroupedConv2D):
         y = grouped_pointwise(x, kernel, groups=layer.groups, native=has_grouped_gradient(x.dtype.name))
     elif isinstance(layer, keras.layers.Dense):

@@ -10,6 +10,7 @@ from typing import Any
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import Config, load_config
+from tinydet_tf.data.locating import some
 from tinydet_tf.data.splits import found
 from tinydet_tf.training.qat.fake_quantization import load_tfmot
 from tinydet_tf.weights import CONFIG, Initialized, other_settings, read_config, weights_file
@@ -64,7 +65,7 @@ def check_qat(config: Config, *, init: Any, resumed_epochs: int | None, replicas
     load_tfmot()
     if importlib.util.find_spec("ai_edge_quantizer") is None:
         raise UserError(
-            "--qat ends with measuring ranges for the int8 export through ai-edge-quantizer, which is not installed; "
+            "--qat is judged by its int8 .tflite, which needs ai-edge-quantizer, and that is not installed; "
             "pip install 'tinydet-tf[quantize]'"
         )
     if replicas > 1:
@@ -83,8 +84,8 @@ def check_qat_weights(config: Config, result: Initialized, init: Any) -> None:
     """
     remedy = "--qat needs a trained detector of the same architecture and classes; leave --config out to take its own"
     if result.left:
-        count, shown = len(result.left), ", ".join(result.left[:3]) + (", ..." if len(result.left) > 3 else "")
-        raise UserError(f"{init} does not match: {count} layers are not in it or of another shape ({shown}); {remedy}")
+        count, left = len(result.left), some(result.left)
+        raise UserError(f"{init} does not match: {count} layers are not in it or of another shape ({left}); {remedy}")
     trained = read_config(weights_file(init))
     if trained is None:
         return

@@ -182,7 +182,7 @@ class CandidateLosses(_Board):
           load_batch: gives the batch; called once, at the first epoch's end.
         """
         super().__init__(folder)
-        self._losses = tf.function(trainer.candidate_losses)
+        self._losses = tf.function(trainer.candidate_losses, autograph=False)
         self._load_batch = load_batch
         self._batch: Batch | None = None
 

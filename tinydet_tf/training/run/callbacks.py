@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tf_keras as keras
 
 from tinydet_lite.errors import UserError
@@ -64,12 +66,15 @@ class TakeCopy(keras.callbacks.Callback):
 class CocoValidation(keras.callbacks.Callback):
     """Adds val_AP, val_AP50, val_APs, ... to the logs every so many epochs and after the last.
 
+    Also val_F1, the best F1 over all classes, and val_threshold, the score from which it is reached (none where no
+    object was found), which the trainer saves with the weights that it was measured with.
+
     Workers share the images. The replicas of one worker do not: its evaluation runs on one device.
     """
 
     def __init__(
         self,
-        detect: ImageDetector,
+        detector: Callable[[], ImageDetector],
         class_names: tuple[str, ...],
         data: CocoDataset,
         *,
@@ -77,22 +82,32 @@ class CocoValidation(keras.callbacks.Callback):
         epochs: int,
         strategy: Any,
     ) -> None:
+        """
+        Args:
+          detector: gives what is to be evaluated, with the weights as they are when it is called.
+          every: so many epochs, of `epochs`.
+        """
         super().__init__()
-        self._detect, self._class_names, self._data = detect, class_names, data
+        self._detector, self._class_names, self._data = detector, class_names, data
         self._every, self._epochs, self._strategy = every, epochs, strategy
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.model.threshold = None  # of weights that are not validated nobody knows it
         if logs is None or ((epoch + 1) % self._every and epoch + 1 != self._epochs):
             return
         index, workers = worker(self._strategy)
         evaluation = evaluate(
-            self._detect,
+            self._detector(),
             self._class_names,
             self._data,
             part=slice(index, None, workers),
             gather=lambda rows: gather_rows(rows, self._strategy),
         )
         logs.update({f"val_{name}": value for name, value in evaluation.metrics.items()})
+        logs["val_F1"] = 0.0
+        if evaluation.best is not None:
+            logs["val_F1"], logs["val_threshold"] = evaluation.best.f1, evaluation.best.threshold
+            self.model.threshold = evaluation.best.threshold
 
 
 def literal(path: Path) -> str:
@@ -101,12 +116,16 @@ def literal(path: Path) -> str:
 
 
 class KeepBest(keras.callbacks.ModelCheckpoint):
-    """Writes the weights of the best val_AP so far, and says nothing of epochs that are not validated."""
+    """Writes the weights of the best val_AP so far, and says nothing of epochs that are not validated.
 
-    def __init__(self, path: Path, best: float | None) -> None:
+    Of equal ones the last counts: while nothing is found yet, AP is 0, and the network still learns.
+    """
+
+    def __init__(self, path: Path, best: float | None, kept: Callable[[], None] | None = None) -> None:
         """
         Args:
           best: the val_AP to beat; None: of a new run.
+          kept: called when the weights have been written.
         """
         super().__init__(
             literal(path),
@@ -116,10 +135,15 @@ class KeepBest(keras.callbacks.ModelCheckpoint):
             save_weights_only=True,
             initial_value_threshold=best,
         )
+        self.monitor_op = np.greater_equal
+        self._kept = kept
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if logs is not None and self.monitor in logs:
+            better = self.monitor_op(logs[self.monitor], self.best)
             super().on_epoch_end(epoch, logs)
+            if self._kept is not None and better:
+                self._kept()
 
 
 class StopEarly(keras.callbacks.Callback):
@@ -138,7 +162,7 @@ class StopEarly(keras.callbacks.Callback):
 
 
 class History(keras.callbacks.Callback):
-    """metrics.json: {"history": [{"epoch": 1, "loss": ...}, ...], "best": the entry with the highest val_AP}.
+    """metrics.json: {"history": [{"epoch": 1, "loss": ...}, ...], "best": the last entry with the highest val_AP}.
 
     Attributes:
       entries: of the epochs so far.
@@ -187,7 +211,7 @@ class History(keras.callbacks.Callback):
             **{name: v if math.isfinite(v) else None for name, v in values.items()},
         }
         self.entries.append(entry)
-        if "val_AP" in entry and (not self.best or entry["val_AP"] > self.best["val_AP"]):
+        if "val_AP" in entry and (not self.best or entry["val_AP"] >= self.best["val_AP"]):
             self.best = entry
         if self._write:
             content = {"history": self.entries, "best": self.best}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tinydet_lite.errors import UserError
+from tinydet_lite.errors import UserError, shortened
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.run.cluster import check_cluster
 from tinydet_tf.training.step.replicas import sum_over_replicas
@@ -36,9 +36,8 @@ def open_strategy(name: str) -> Any:
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:160]
             raise UserError(
-                f"the workers of TF_CONFIG could not be joined ({reason}); check hosts and ports"
+                f"the workers of TF_CONFIG could not be joined ({shortened(error)}); check hosts and ports"
             ) from error
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")

@@ -29,7 +29,7 @@ import yaml
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.commands import child_command
-from tinydet_tf.config import Config, load_config
+from tinydet_tf.config import Config, assignment, load_config
 from tinydet_tf.recipes import plan_file
 from tinydet_tf.training.run.folder import METRICS
 from tinydet_tf.weights import CONFIG
@@ -56,12 +56,13 @@ class Plan:
         return load_config(self.config, assignments=[*self.rows[row], f"train.seed={seed}"])
 
 
-def load_plan(path: Path, *, only: Sequence[str] | None = None) -> Plan:
+def load_plan(path: Path, *, only: Sequence[str] | None = None, data: str | None = None) -> Plan:
     """A plan with all of its configurations checked.
 
     Args:
       path: a YAML file, or the name of one in configs/experiments/.
       only: the names of the rows to keep; None: all.
+      data: the data set of every row, as --data names it to `train`; None: the plan's, or the recipe's.
 
     Raises:
       UserError: the file is no plan, a row does not exist, or a row's configuration is wrong.
@@ -85,6 +86,7 @@ def load_plan(path: Path, *, only: Sequence[str] | None = None) -> Plan:
     for name in only or ():
         if name not in rows:
             raise UserError(f"plan {path} has no row {name!r}; it has {', '.join(map(repr, rows))}")
+    shared = shared if data is None else [*shared, assignment("data.root", data)]
     chosen = {name: (*shared, *row) for name, row in rows.items() if only is None or name in only}
     folders: dict[Path, str] = {}
     for name in rows:

@@ -16,7 +16,7 @@ import sys
 import tensorflow as tf
 import tf_keras as keras
 
-from tinydet_lite.errors import UserError
+from tinydet_lite.errors import UserError, shortened
 from tinydet_tf.config import model_config
 from tinydet_tf.model.detector import TinyDet
 
@@ -76,7 +76,7 @@ def try_step(precision: str) -> None:
     Raises:
       tf.errors.OpError: a kernel is missing. Some end the process instead.
     """
-    detector = TinyDet(model_config("S", input_size=64), 2, precision=precision)
+    detector = TinyDet(model_config("S", input_size=64, backbone="shallow"), 2, precision=precision)
 
     @tf.function(autograph=False)
     def gradients(images: tf.Tensor, rois: tf.Tensor) -> list[tf.Tensor]:
@@ -96,7 +96,7 @@ def _main() -> None:
         try_step(sys.argv[1])
     except tf.errors.OpError as error:
         node = re.search(r"Detected at node (\S+)", str(error.message))
-        print(f"no kernel for {node[1]}" if node else " ".join(str(error.message).split())[:160])
+        print(f"no kernel for {node[1]}" if node else shortened(error.message))
         sys.exit(_UNABLE)
 
 

@@ -27,10 +27,11 @@ from tinydet_tf.data.class_folders import ClassFolders, class_batches
 from tinydet_tf.data.pipeline import one_line
 from tinydet_tf.model.backbone import normalize
 from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.training.run.folder import METRICS
 from tinydet_tf.training.run.schedule import WarmupCosine
 from tinydet_tf.weights import SUFFIX, save_backbone
 
-BACKBONE, METRICS = f"backbone{SUFFIX}", "metrics.json"
+BACKBONE = f"backbone{SUFFIX}"
 
 
 @dataclass(frozen=True)

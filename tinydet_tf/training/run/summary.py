@@ -25,10 +25,17 @@ def closing(folder: Path, config: Config, result: dict[str, Any], seconds: float
     for which in ("best", "last"):
         entry = result[which]
         if entry:
-            measured = ", ".join(average_precisions(entry)) or "not validated"
+            measured = ", ".join([*average_precisions(entry), *best_f1(entry)]) or "not validated"
             lines.append(f"{which.capitalize()} epoch {entry['epoch']}: {measured}")
     lines += [f"The run is in {folder}; this took {shown(seconds)}. Next:"]
     return "\n".join(lines + [f"  {command}" for command in next_commands(folder, config)])
+
+
+def best_f1(entry: dict[str, Any]) -> list[str]:
+    """['F1 0.712 from a score of 0.42'], or nothing where no object was found."""
+    if entry.get("val_threshold") is None:
+        return []
+    return [f"F1 {entry['val_F1']:.3f} from a score of {entry['val_threshold']:g}"]
 
 
 def next_commands(folder: Path, config: Config) -> list[str]:

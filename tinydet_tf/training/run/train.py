@@ -11,18 +11,21 @@ import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 import tf_keras as keras
 
+from tinydet_lite.detector import Detector
 from tinydet_lite.errors import UserError
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import Config, DataConfig, TrainConfig
 from tinydet_tf.data.coco import CocoDataset
+from tinydet_tf.data.locating import some
 from tinydet_tf.data.pipeline import build_pipeline, line_of_user_error
 from tinydet_tf.data.splits import absolute, load_split, named, preparation
-from tinydet_tf.evaluation import KerasDetector, match_classes
+from tinydet_tf.evaluation import match_classes
+from tinydet_tf.keras_detector import keras_detector
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.qat.quantized_detector import OBSERVED, QuantizedDetector
@@ -61,7 +64,10 @@ from tinydet_tf.training.run.folder import (
 from tinydet_tf.training.run.precision import check_precision
 from tinydet_tf.training.run.schedule import WarmupCosine
 from tinydet_tf.training.step.trainer import Batch, Trainer
-from tinydet_tf.weights import BEST, LAST, Initialized, initialize, placeholder_names, save_weights, with_classes
+from tinydet_tf.weights import BEST, LAST, Initialized, initialize, placeholder_names, save_weights
+
+if TYPE_CHECKING:
+    from tinydet_tf.export.kept_ranges import Int8Form
 
 _LOG = logging.getLogger(__name__)
 
@@ -120,13 +126,15 @@ class Networks:
       detector: whose weights are trained.
       copy: of its weights, what is saved.
       trained: what computes the losses: the detector, or with --qat the detector with int8's rounding.
-      measured: what is evaluated: the copy's detector, or with --qat that with int8's rounding.
+      shown: what pictures and histograms are of: the copy's detector, or with --qat that with int8's rounding.
+      int8: with --qat what is evaluated, the copy's .tflite.
     """
 
     detector: TinyDet
     copy: PlainCopy
     trained: TinyDet
-    measured: TinyDet
+    shown: TinyDet
+    int8: Int8Form | None = None
 
 
 class TrainingRun:
@@ -170,7 +178,7 @@ class TrainingRun:
             )
         match_classes(names, self.val_data)
         config = dataclasses.replace(config, data=absolute(named(config.data)))
-        self.config = with_classes(config, names, self.train_data.category_ids)
+        self.config = dataclasses.replace(config, class_names=names, category_ids=self.train_data.category_ids)
         self.recipe = config.train
         self.finished = finished_epochs(folder) if resume else 0
         check_qat(self.config, init=init, resumed_epochs=self.finished if resume else None, replicas=self.replicas)
@@ -203,12 +211,6 @@ class TrainingRun:
         finally:
             if console is not None:
                 console.close()
-        if self.recipe.qat:
-            from tinydet_tf.export.kept_ranges import (
-                keep_ranges,
-            )  # only --qat needs the exporter
-
-            keep_ranges(self.folder, self.train_data)
         return self.history.summary()
 
     def _warn_of_freezing(self) -> None:
@@ -243,12 +245,14 @@ class TrainingRun:
             report_start(started, self.init, config.class_names)
         copy = PlainCopy(detector, self.strategy, averaged=recipe.ema is not None)
         if not recipe.qat:
-            return Networks(detector, copy, trained=detector, measured=copy.detector)
+            return Networks(detector, copy, trained=detector, shown=copy.detector)
         trained = QuantizedDetector(detector)
-        measured = QuantizedDetector(copy.detector, trained.ranges)
+        shown = QuantizedDetector(copy.detector, trained.ranges)
         if not self.resume:  # a resumed run gets its ranges from the backup
             trained.observe(batch["images"] for batch in first_batches(config, self.train_data, OBSERVED))
-        return Networks(detector, copy, trained, measured)
+        from tinydet_tf.export.kept_ranges import Int8Form  # only --qat needs the exporter
+
+        return Networks(detector, copy, trained, shown, Int8Form(copy.detector, config, self.train_data))
 
     def _console(self) -> Console | None:
         if not (self.verbose and self.chief):
@@ -258,13 +262,13 @@ class TrainingRun:
     def _callbacks(self, networks: Networks, console: Console | None, backup: Path) -> list[Any]:
         """What happens between the steps. Keras' own stand behind the one that measures AP: they read its numbers."""
         recipe, names = self.recipe, self.config.class_names
-        detect = KerasDetector(networks.measured, names)
+        detect = keras_detector(networks.shown, self.config, score_threshold=0.0)
         return [
             StopOnNaN(),
             FreezeBackbone(networks.detector, recipe.freeze_backbone),
             TakeCopy(networks.copy),
             CocoValidation(
-                detect,
+                networks.int8.renew if networks.int8 is not None else lambda: detect,
                 names,
                 self.val_data,
                 every=recipe.validate_every,
@@ -280,18 +284,19 @@ class TrainingRun:
             keras.callbacks.BackupAndRestore(str(backup), delete_checkpoint=False),
         ]
 
-    def _chiefs_callbacks(self, networks: Networks, detect: KerasDetector) -> list[Any]:
+    def _chiefs_callbacks(self, networks: Networks, detect: Detector) -> list[Any]:
         """Weights, and what TensorBoard shows: files, which are the chief's alone."""
         logs = self.folder / LOGS
+        kept = None if networks.int8 is None else functools.partial(networks.int8.keep, self.folder)
         callbacks = [
-            KeepBest(self.folder / BEST, self.history.best.get("val_AP")),
+            KeepBest(self.folder / BEST, self.history.best.get("val_AP"), kept),
             keras.callbacks.ModelCheckpoint(literal(self.folder / LAST), save_weights_only=True),
             keras.callbacks.TensorBoard(str(logs), write_graph=False, profile_batch=0),
             StepScalars(logs / STEPS, self.steps),
             Pictures(logs / IMAGES, detect, self.val_data),
         ]
         if self.recipe.rcnn_sampling == "ohem":
-            trainer = Trainer(networks.measured, self.recipe)
+            trainer = Trainer(networks.shown, self.recipe)
             load_batch = functools.partial(fixed_batch, self.config, self.train_data)
             callbacks.append(CandidateLosses(logs / OHEM, trainer, load_batch))
         return callbacks
@@ -381,7 +386,7 @@ def report_start(result: Initialized, init: Path, class_names: tuple[str, ...]) 
                  for name, (theirs, ours) in result.different.items()]  # fmt: skip
     named = result.class_names not in ((), placeholder_names(len(result.class_names)))
     if "rcnn_score" in result.taken and named and result.class_names != class_names:
-        theirs, ours = (_few(names) for names in (result.class_names, class_names))
+        theirs, ours = (some(names) for names in (result.class_names, class_names))
         different.append(f"classes {theirs} (here {ours})")
     if different:
         _LOG.warning(
@@ -394,10 +399,6 @@ def report_start(result: Initialized, init: Path, class_names: tuple[str, ...]) 
     if result.left:
         shown = ", ".join(result.left[:8]) + (f" and {len(result.left) - 8} more" if len(result.left) > 8 else "")
         _LOG.info("not in it, or of another shape, and therefore fresh: %s", shown)
-
-
-def _few(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _plain(value: Any) -> str:
@@ -430,15 +431,20 @@ def _what_went_wrong(error: Exception, folder: Path, workers: int) -> str | None
 
 
 class RunTrainer(Trainer):
-    """A Trainer whose `save_weights`, which Keras' ModelCheckpoint calls, writes the detector's own file."""
+    """A Trainer whose `save_weights`, which Keras' ModelCheckpoint calls, writes the detector's own file.
+
+    Attributes:
+      threshold: the score threshold that was best for the weights as they are; None: not measured (CocoValidation).
+    """
 
     def __init__(self, detector: TinyDet, config: Config, copy: PlainCopy) -> None:
         super().__init__(detector, config.train)
         self._run_config = config
         self._plain = copy
+        self.threshold: float | None = None
 
     def save_weights(self, filepath: str, overwrite: bool = True, **_: Any) -> None:
-        save_weights(self._plain.detector, self._run_config, Path(filepath))
+        save_weights(self._plain.detector, self._run_config, Path(filepath), threshold=self.threshold)
 
 
 def make_optimizer(recipe: TrainConfig, schedule: WarmupCosine) -> Any:
