@@ -60,7 +60,7 @@ def test_samples_are_what_the_wrapper_feeds(dataset: CocoDataset) -> None:
 
 def test_fewer_images_than_asked_for_are_all_taken(dataset: CocoDataset, caplog: pytest.LogCaptureFixture) -> None:
     assert len(load_calibration_images(dataset, 32, count=50)) == 10
-    assert "50 calibration images were asked for, the data has 10" in caplog.text
+    assert "calibrated with 10 images, all that the data has; 50 are better" in caplog.text
 
 
 def test_another_image_takes_the_place_of_a_broken_one(

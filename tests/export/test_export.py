@@ -18,11 +18,12 @@ from ai_edge_litert.interpreter import Interpreter
 
 import tinydet_tf
 from partners import assert_same_rows, first
+from random_detectors import fit_statistics
 from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
 from tinydet_tf.config import VARIANTS, Config
-from tinydet_tf.export.convert import convert, write_tflite
+from tinydet_tf.export.convert import convert, with_metadata, write_tflite
 from tinydet_tf.model.detector import TinyDet
 
 NAMES = tuple(f"thing {i}" for i in range(6))
@@ -41,8 +42,7 @@ def random_detector(variant: str) -> TinyDet:
     for layer in detector.rpn_head.layers + detector.rcnn_head.layers:
         if layer.name in ("rpn_score", "rcnn_score"):  # spread the scores: ties and flat softmaxes prove little
             layer.set_weights([w * 10 for w in layer.get_weights()])
-    for _ in range(20):
-        detector.features(pictures(variant, 2), training=True)
+    fit_statistics(detector, pictures(variant, 2), times=20)
     return detector
 
 
@@ -60,9 +60,16 @@ def pictures(variant: str, count: int, seed: int = 0) -> np.ndarray:
     return np.clip(sum(layers) / 3, 0, 255).astype(np.uint8)
 
 
-@pytest.fixture(scope="module", params=["S", "M", "L"])
+@pytest.fixture(scope="module", params=["S", "M", pytest.param("L", marks=pytest.mark.slow)])
 def exported(request: pytest.FixtureRequest) -> tuple[str, TinyDet, bytes]:
     return request.param, random_detector(request.param), content_of(request.param)
+
+
+def test_the_suggested_threshold_is_in_the_file() -> None:
+    file = parse_model(content_of("S"), "it")
+    assert file.info.suggested_threshold is None
+    content = with_metadata(file.model, random_detector("S"), config_of("S"), "float32", suggested_threshold=0.42)
+    assert parse_model(content, "it").info.suggested_threshold == 0.42
 
 
 def test_keras_and_tflite_agree(exported: tuple[str, TinyDet, bytes]) -> None:
@@ -154,7 +161,7 @@ def test_runs_where_tensorflow_cannot_be_imported(tmp_path: Path) -> None:
 
 
 def test_forms_that_are_not_there_say_so() -> None:
-    detector = tinydet_tf.build_detector("S", num_classes=6)
+    detector = random_detector("S")
     with pytest.raises(UserError, match="format 'int4' does not exist; choose from float32, float16"):
         convert(detector, config_of("S"), quantization="int4")
     with pytest.raises(UserError, match="--postprocess phone does not exist; use host or tasks"):

@@ -14,6 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 import tinydet_tf
+from random_detectors import fit_statistics
 from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
@@ -32,8 +33,7 @@ def detector() -> TinyDet:
     """Random weights whose moving statistics fit them."""
     keras.utils.set_random_seed(4)
     model = tinydet_tf.build_detector("S", num_classes=len(NAMES), input_size=SIZE)
-    for _ in range(10):
-        model.features(images(2), training=True)
+    fit_statistics(model, images(2), times=10)
     return model
 
 

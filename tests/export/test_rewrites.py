@@ -15,6 +15,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 import references
 import tinydet_tf
 from partners import assert_same_rows, first
+from random_detectors import fit_statistics
 from tinydet_tf.anchors import all_anchors
 from tinydet_tf.config import VARIANTS
 from tinydet_tf.export.convert import to_flatbuffer
@@ -22,7 +23,7 @@ from tinydet_tf.export.graph import HostGraph
 from tinydet_tf.export.rewrites import proposals, psroi
 from tinydet_tf.export.rewrites.pooled_depthwise import over_pooled, pool_and_convolve
 from tinydet_tf.export.rewrites.trained import as_dense
-from tinydet_tf.export.rewrites.trunk import merged_groups
+from tinydet_tf.export.rewrites.trunk import FLOAT_TILE, merged_groups
 from tinydet_tf.layers.psroi_align import psroi_align
 from tinydet_tf.model.detector import TinyDet
 
@@ -47,8 +48,7 @@ def lively_detector(variant: str, **overrides: Any) -> TinyDet:
                 bias.assign(rng.normal(size=bias.shape) * 0.1)
             if layer.name in ("rpn_score", "rcnn_score"):  # ties and flat softmaxes prove little
                 layer.kernel.assign(layer.kernel * 10)
-    for _ in range(8):
-        detector.features(picture(detector, 1), training=True)
+    fit_statistics(detector, picture(detector, 1), times=8)
     return detector
 
 
@@ -97,10 +97,12 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "mobilenetv2": ("M", {"backbone": "mobilenetv2"}),
     "mobilenetv3large": ("M", {"backbone": "mobilenetv3large", "align": False}),
     "mobilenetv3large, aligned": ("M", {"backbone": "mobilenetv3large"}),
+    "efficientnet_lite0": ("S", {"backbone": "efficientnet_lite0", "align": False}),
+    "efficientnet_lite0, aligned": ("S", {"backbone": "efficientnet_lite0"}),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["conventional, one channel a bin", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["conventional, one channel a bin", "mobilenetv2", "efficientnet_lite0"])
 def test_other_configurations(name: str) -> None:
     variant, overrides = CONFIGURATIONS[name]
     check(lively_detector(variant, **{**SMALL, **overrides}), integer=False)
@@ -147,6 +149,17 @@ def test_pool_and_convolution_as_one_conv(side: int) -> None:
     difference = np.abs(naive - expected)
     assert difference[:, 1:-1, 1:-1].max() < 1e-5
     assert difference.max() > 0.1, "zeros around the map do as well: compute no border apart"
+
+
+@FORMS
+def test_widths_of_the_backbone_fill_the_runtimes_tiles(integer: bool) -> None:
+    """M has widths of 36, 60, 108 and 180. That the outputs stay the same is test_every_configuration's."""
+    content = to_flatbuffer(HostGraph(lively_detector("M", **SMALL), integer=integer))
+    graph = schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0]
+    shapes = [tensor.shape for tensor in graph.tensors if b"trunk/block" in tensor.name and len(tensor.shape) == 4]
+    widths = {int(shape[3]) for shape in shapes if shape[0] == 1 and shape[1] == shape[2] > 1}
+    assert {36, 60, 108, 180} <= widths if integer else {40, 64, 112, 184} <= widths
+    assert integer or all(width % FLOAT_TILE == 0 for width in widths), widths
 
 
 @pytest.mark.parametrize("groups, merged", [(49, 7), (7, 7), (35, 7), (5, 5), (1, 1)])

@@ -23,6 +23,7 @@ from flatbuffers.table import Table
 
 import tinydet_tf
 from commands import Command
+from random_detectors import fit_statistics
 from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
@@ -218,8 +219,7 @@ def lively(variant: str) -> TinyDet:
     for layer in model.rpn_head.layers + model.rcnn_head.layers:
         if layer.name in ("rpn_score", "rcnn_score"):
             layer.kernel.assign(layer.kernel * 10)
-    for _ in range(8):
-        model.features(images(2), training=True)
+    fit_statistics(model, images(2), times=8)
     return model
 
 
@@ -343,8 +343,8 @@ class Read:
         return self.table.GetVectorAsNumpy(flags, at).tolist() if at else []
 
 
-def metadata() -> tuple[schema.ModelT, Read]:
-    parsed = schema.ModelT.InitFromPackedBuf(content(), 0)
+def metadata(whole: bytes | None = None) -> tuple[schema.ModelT, Read]:
+    parsed = schema.ModelT.InitFromPackedBuf(content() if whole is None else whole, 0)
     entries = {entry.name: entry.buffer for entry in parsed.metadata}
     assert b"min_runtime_version" in entries  # the converter's own are still there
     inside = bytes(parsed.buffers[entries[b"TFLITE_METADATA"]].data)
@@ -402,6 +402,13 @@ def test_metadata_of_the_outputs() -> None:
     (unit,) = score.children(4)
     assert unit.number(0) == 3  # ScoreThresholdingOptions
     assert unit.child(1).number(0, number_types.Float32Flags) == pytest.approx(0.3)
+
+
+def test_the_score_threshold_is_what_the_run_suggests() -> None:
+    whole = with_metadata(model("tasks", "int8", "S"), detector(), config(), "int8", None, "tasks", 0.42)
+    score = metadata(whole)[1].children(3)[0].children(3)[2]
+    assert score.children(4)[0].child(1).number(0, number_types.Float32Flags) == pytest.approx(0.42)
+    assert parse_model(whole, "it").info.suggested_threshold == 0.42
 
 
 def test_labels_and_tinydet_json_lie_behind_it() -> None:

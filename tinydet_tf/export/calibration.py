@@ -105,7 +105,7 @@ def load_calibration_images(
         raise UserError(f"{dataset.annotation_file} has no images to calibrate with; give --data with images")
     dataset = usable(dataset)
     if len(dataset) < count:
-        _LOG.warning("%d calibration images were asked for, the data has %d", count, len(dataset))
+        _LOG.warning("calibrated with %d images, all that the data has; %d are better", len(dataset), count)
     chosen, images = _chosen(dataset, input_size, choose(len(dataset), count, seed).tolist())
     return CalibrationImages(
         images=np.stack(images),

@@ -9,17 +9,16 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
-import tinydet_tf
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
-from tinydet_lite.metadata import ModelInfo, append_metadata
+from tinydet_lite.metadata import append_metadata, default_threshold
 from tinydet_tf.config import Config
-from tinydet_tf.data.splits import set_name
 from tinydet_tf.export.calibration import Calibration, CalibrationImages, Observation
 from tinydet_tf.export.graph import HostGraph, build_graph
 from tinydet_tf.export.quantize import Quantized, quantize
 from tinydet_tf.export.schemes import Scheme, scheme_named
 from tinydet_tf.export.tasks_metadata import put_in, tasks_metadata
+from tinydet_tf.keras_detector import model_info
 from tinydet_tf.model.detector import TinyDet
 
 
@@ -37,6 +36,7 @@ def export(
     picture_size: tuple[int, int] | None = None,
     samples: CalibrationImages | None = None,
     observations: dict[str, Observation] | None = None,
+    suggested_threshold: float | None = None,
     progress: bool = False,
 ) -> Quantized:
     """The whole .tflite of a detector, with labels and everything else that tinydet_lite needs inside.
@@ -46,6 +46,7 @@ def export(
       picture_size: (W, H), see `graph.TasksGraph`.
       samples: calibration images, for int8 and int16.
       observations: as `quantize`.
+      suggested_threshold: see `ModelInfo`.
       progress: show a bar on a terminal while calibrating.
 
     Raises:
@@ -54,7 +55,9 @@ def export(
     """
     graph = build_graph(detector, postprocess, integer=scheme.integer, picture_size=picture_size)
     quantized = quantize(to_flatbuffer(graph), scheme, samples, observations=observations, progress=progress)
-    content = with_metadata(quantized.model, detector, config, scheme.name, quantized.calibration, postprocess)
+    content = with_metadata(
+        quantized.model, detector, config, scheme.name, quantized.calibration, postprocess, suggested_threshold
+    )
     return Quantized(content, quantized.calibration)
 
 
@@ -65,31 +68,29 @@ def with_metadata(
     quantization: str,
     calibration: Calibration | None = None,
     postprocess: str = "host",
+    suggested_threshold: float | None = None,
 ) -> bytes:
     """A flatbuffer with labels and everything else that tinydet_lite needs behind it, and what tasks need inside."""
-    producer = f"tinydet-tf {tinydet_tf.__version__}"
+    info = model_info(
+        detector,
+        config,
+        postprocess=postprocess,
+        quantization=quantization,
+        calibration=calibration.note() if calibration is not None else "",
+        suggested_threshold=suggested_threshold,
+    )
     if postprocess == "tasks":
         model = put_in(
             model,
             tasks_metadata(
                 name=f"TinyDet-{config.variant}",
                 description=f"Finds objects of {detector.num_classes} classes in a picture. {quantization}.",
-                version=producer,
+                version=info.producer,
                 image_size=detector.config.input_size,
                 num_classes=detector.num_classes,
+                score_threshold=default_threshold(info),
             ),
         )
-    info = ModelInfo(
-        variant=config.variant,
-        input_size=detector.config.input_size,
-        num_classes=detector.num_classes,
-        category_ids=config.category_ids,
-        producer=producer,
-        postprocess=postprocess,
-        quantization=quantization,
-        calibration=calibration.note() if calibration is not None else "",
-        data_set=set_name(config),
-    )
     return append_metadata(model, info, config.class_names)
 
 

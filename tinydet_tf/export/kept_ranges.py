@@ -1,63 +1,68 @@
-"""What a quantization-aware run keeps for its int8 export: the ranges of the exported graph's tensors.
+"""A quantization-aware run's int8 .tflite while it trains, and the ranges that it keeps for the export of its best.
 
-They are measured at the end of the run, on training images, with the float graph that the int8 .tflite is made of and
-the best weights: the run's own ranges know the detector's layers, these know the tensors of whatever form the exporter
-rewrites the layers to. The file is calibration.json in the run folder.
+The run's own ranges know the detector's layers; these are of the tensors of whatever form the exporter rewrites the
+layers to, measured on training images. What is validated is a file made with them, so the best weights are those of the
+best file, and the export writes that file again. The ranges are calibration.json in the run folder.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from tinydet_lite.detector import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
-from tinydet_tf.commands import command_text
+from tinydet_tf.config import Config
 from tinydet_tf.data.coco import CocoDataset
-from tinydet_tf.export.calibration import CalibrationImages, Observation, load_calibration_images, observe, ranges
-from tinydet_tf.export.convert import to_flatbuffer
-from tinydet_tf.export.graph import HostGraph
-from tinydet_tf.export.quantize import observed_tensors
+from tinydet_tf.export.calibration import Calibration, CalibrationImages, Observation, load_calibration_images
+from tinydet_tf.export.convert import export
 from tinydet_tf.export.schemes import FORMATS
-from tinydet_tf.weights import CALIBRATION, load_detector, weights_file
+from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.weights import CALIBRATION, weights_file
 
-_LOG = logging.getLogger(__name__)
 
+class Int8Form:
+    """What `export --format int8` makes of a detector's weights, whatever they are at the moment.
 
-def keep_ranges(folder: Path, train_data: CocoDataset) -> None:
-    """Measures the ranges of a run's best weights and writes them into its folder.
-
-    Where the images cannot be used any more it warns instead: the run is done, and its export can still be calibrated.
+    Args:
+      detector: whose weights change.
+      config: the run's, with its classes.
+      train_data: which images the ranges are measured on is chosen once, as export does.
 
     Raises:
-      UserError: the folder cannot be written.
+      UserError: the images cannot be used.
     """
-    detector, config = load_detector(folder)
-    try:
-        samples = load_calibration_images(train_data, config.model.input_size)
-    except UserError as error:
-        _LOG.warning("no ranges are kept for the int8 export (%s); give it images to calibrate with", error)
-        return
-    model = to_flatbuffer(HostGraph(detector, integer=True))
-    method = FORMATS["int8"].method
-    found = ranges(observe(model, samples, observed_tensors(model)), method)
-    content = {
-        "weights_sha256": _digest(weights_file(folder)),
-        "method": method,
-        "source": samples.source,
-        "seed": samples.seed,
-        "image_ids": samples.image_ids,
-        "files": samples.files,
-        "ranges": found,
-    }
-    atomic_write(folder / CALIBRATION, (json.dumps(content, indent=1) + "\n").encode())
-    export = f"{command_text('export')} --format int8"
-    _LOG.info("ranges of %d tensors, from %s: %s needs no images", len(found), samples.source, export)
+
+    def __init__(self, detector: TinyDet, config: Config, train_data: CocoDataset) -> None:
+        self._detector, self._config = detector, config
+        self._samples = load_calibration_images(train_data, config.model.input_size)
+        self._calibration: Calibration | None = None
+
+    def renew(self) -> Detector:
+        """Exports the weights as they are now: a detector that runs the file, none of its detections left out."""
+        exported = export(self._detector, self._config, FORMATS["int8"], samples=self._samples)
+        self._calibration = exported.calibration
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "int8.tflite"
+            file.write_bytes(exported.model)
+            return Detector(file, score_threshold=0.0)
+
+    def keep(self, folder: Path) -> None:
+        """Writes the ranges of the last file into the run folder, whose best weights are those that it was made of.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        assert self._calibration is not None, "nothing was exported yet"
+        content = {"weights_sha256": _digest(weights_file(folder)), **dataclasses.asdict(self._calibration)}
+        atomic_write(folder / CALIBRATION, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def kept_ranges(model: Path) -> tuple[CalibrationImages, dict[str, Observation]] | None:

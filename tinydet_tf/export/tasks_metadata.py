@@ -27,9 +27,6 @@ OUTPUTS = {LOCATION: "location", CATEGORY: "category", SCORE: "score", COUNT: "n
 IMAGE = "image"
 GROUP = "detection_result"
 
-#: The least score to show: `tinydet_lite.Detector`'s default. MediaPipe's Python client ignores it (docs/tasks.md).
-SCORE_THRESHOLD = 0.3
-
 # Enumerations and unions of the schema.
 _RGB = 1
 _BOUNDARIES, _RATIO = 1, 0
@@ -72,19 +69,22 @@ def _write(builder: flatbuffers.Builder, value: Any) -> int:
     return int(builder.EndObject())
 
 
-def tasks_metadata(*, name: str, description: str, version: str, image_size: int, num_classes: int) -> bytes:
+def tasks_metadata(
+    *, name: str, description: str, version: str, image_size: int, num_classes: int, score_threshold: float
+) -> bytes:
     """The metadata's flatbuffer for a model of the tasks form, outputs in the order of `OUTPUTS`.
 
     Args:
       name, description, version: of the model, as people read them.
       image_size: S of the input uint8 [1, S, S, 3].
+      score_threshold: the least score to show. MediaPipe's Python client ignores it (docs/tasks.md).
     """
     pixels = {0: np.int8(_RGB), 1: {0: image_size, 1: image_size}}
     corners = {0: np.array([1, 0, 3, 2], np.uint32), 1: np.int8(_BOUNDARIES), 2: np.int8(_RATIO)}
     labels = {0: LABELS_MEMBER, 1: "Class names, one a line, id 0 first.", 2: np.int8(_TENSOR_VALUE_LABELS)}
     # The pixels as they are: what the network subtracts and divides by is inside the graph.
     as_they_are = {0: np.int8(_NORMALIZATION), 1: {0: _floats(0.0), 1: _floats(1.0)}}
-    above = {0: np.int8(_SCORE_THRESHOLDING), 1: {0: SCORE_THRESHOLD}}
+    above = {0: np.int8(_SCORE_THRESHOLDING), 1: {0: score_threshold}}
     # Of [1, N] and [1, N, 4] each row is a thing of its own; the count is one number.
     boxes, rows, number = (
         {0: np.int8(kind), 1: properties} | ({2: {0: 2, 1: 2}} if of_rows else {})

@@ -27,6 +27,18 @@ class Convolution:
     kernel: FloatArray
     shift: FloatArray | None
 
+    def with_inputs(self, channels: int, *, depthwise: bool = False) -> Convolution:
+        """With further inputs that it does not look at, `channels` in all; a depthwise conv gives zeros for them."""
+        more = channels - self.kernel.shape[2]
+        shift = self.shift if self.shift is None or not depthwise else np.pad(self.shift, [0, more])
+        return Convolution(np.pad(self.kernel, [(0, 0), (0, 0), (0, more), (0, 0)]), shift)
+
+    def with_outputs(self, channels: int) -> Convolution:
+        """With further outputs that are zeros, `channels` in all."""
+        more = channels - self.kernel.shape[3]
+        shift = None if self.shift is None else np.pad(self.shift, [0, more])
+        return Convolution(np.pad(self.kernel, [(0, 0), (0, 0), (0, 0), (0, more)]), shift)
+
 
 class Trained:
     """Reads layers by name, whichever part of the detector they are in."""

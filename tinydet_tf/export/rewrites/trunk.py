@@ -21,6 +21,10 @@ from tinydet_tf.model.detector import TinyDet
 
 #: Blocks of a grouped pointwise conv narrower than this waste the runtime's tiles of 16 (x86) and 8 (ARM) channels.
 NARROWEST_BLOCK = 32
+#: In float, widths of the backbone are filled up to a multiple of this with channels of zeros: XNNPACK computes eight
+#: channels of a row at a time, but takes a slower kernel where filling up by itself would waste more than a hundredth.
+#: Integers have no such kernel, and wider tiles cost more than they gain (docs/rewrites.md).
+FLOAT_TILE = 8
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Trunk:
 
     def __init__(self, detector: TinyDet, *, integer: bool) -> None:
         self.config, self.integer = detector.config, integer
+        self.tile = 1 if integer else FLOAT_TILE
         self.spec = BACKBONES[self.config.backbone]
         self.dialect = self.spec.dialect
         self.trained = Trained(detector)
@@ -64,47 +69,46 @@ class Trunk:
             stem = self.trained.convolution("stem", "stem_bn", pixel_scale)
             if self.config.align_stem:
                 x = tf.nn.avg_pool2d(x, 2, 1, "VALID")
-            y = self.convolve(Scaled(x), stem, stride=2)
+            y = self.convolve(Scaled(x), stem, stride=2, tile=self.tile)
             x = self.activate(y, dialect.stem_hard_swish)
-        taps = []
+        taps, channels = [], self.spec.stem
         for index, block in enumerate(self.spec.blocks, 1):
             with scope(f"{TRUNK}/block{index}"):
-                x = self.block(x, block, f"block{index}", expand=index > 1)
+                residual = block.stride == 1 and channels == block.out
+                x, channels = self.block(x, block, f"block{index}", expand=index > 1, residual=residual), block.out
             if block.tap:
                 taps.append(x)
         return taps
 
     def normalized(self, image: tf.Tensor) -> tuple[tf.Tensor, FloatArray]:
         """What the stem sees, up to a factor a channel: [1, S, S, 3] and [3]."""
-        half = np.full([3], 127.5, np.float32)
-        symmetric = self.dialect.symmetric_input
-        mean, std = (half, half) if symmetric else (np.asarray(v, np.float32) for v in (PIXEL_MEAN, PIXEL_STD))
+        both = self.dialect.pixel_mean_and_std or (PIXEL_MEAN, PIXEL_STD)
+        mean, std = (np.broadcast_to(np.asarray(values, np.float32), [3]) for values in both)
         with scope(IMAGE):
             # Rows of pixels instead of pixels of 3 channels: the runtime subtracts in runs of the last dimension.
             size = image.shape[1]
             rows = tf.cast(tf.reshape(image, [size, 3 * size]), tf.float32) - np.tile(mean, size)
             return tf.reshape(rows, image.shape), 1.0 / std
 
-    def block(self, x: Scaled, spec: BlockSpec, name: str, *, expand: bool) -> Scaled:
-        """One inverted residual (tinydet_tf.layers.blocks.inverted_residual)."""
+    def block(self, x: Scaled, spec: BlockSpec, name: str, *, expand: bool, residual: bool) -> Scaled:
+        """One inverted residual (tinydet_tf.layers.blocks.inverted_residual); channels of zeros stay zeros."""
         y = x
         if expand:
             weights = self.trained.convolution(f"{name}_expand", f"{name}_expand_bn")
-            y = self.activate(self.convolve(y, weights), spec.hard_swish)
+            y = self.activate(self.convolve(y, weights, tile=self.tile), spec.hard_swish)
         weights = self.trained.convolution(f"{name}_depthwise", f"{name}_depthwise_bn")
         pooled = self.config.align and spec.stride == 2
         y = self.depthwise(y, weights, spec.stride, pooled=pooled, hard_swish=spec.hard_swish)
         if spec.squeeze_excite and self.config.squeeze_excite:
             y = self.squeeze_excite(y, f"{name}_se")
-        residual = spec.stride == 1 and x.value.shape[-1] == spec.out
         weights = self.trained.convolution(f"{name}_project", f"{name}_project_bn")
-        out = self.convolve(y, weights, out_factor=x.factor if residual else 1.0)
+        out = self.convolve(y, weights, out_factor=x.factor if residual else 1.0, tile=self.tile)
         return Scaled(x.value + out, x.factor) if residual else Scaled(out)
 
     def squeeze_excite(self, x: Scaled, name: str) -> Scaled:
         gate = Scaled(tf.reduce_mean(x.value, [1, 2], keepdims=True), x.factor)
         gate = Scaled(tf.nn.relu(self.convolve(gate, self.trained.convolution(f"{name}_reduce"))))
-        y = self.convolve(gate, self.trained.convolution(f"{name}_expand"))
+        y = self.convolve(gate, self.trained.convolution(f"{name}_expand"), tile=self.tile)
         return Scaled(x.value * tf.nn.relu6(y + 3.0), x.factor / 6.0)
 
     def activate(self, x: tf.Tensor, hard_swish: bool) -> Scaled:
@@ -172,8 +176,11 @@ class Trunk:
         *,
         stride: int = 1,
         out_factor: float = 1.0,
+        tile: int = 1,
     ) -> tf.Tensor:
-        """A dense conv; what it gives stands for itself times `out_factor`."""
+        """A dense conv; what it gives stands for itself times `out_factor`, and ends with channels of zeros, up to a
+        multiple of `tile`. Its inputs may have such channels, too."""
+        weights = weights.with_inputs(x.value.shape[-1]).with_outputs(-(-weights.kernel.shape[-1] // tile) * tile)
         kernel = (weights.kernel * (x.factor / out_factor)).astype(np.float32)
         value, padding = self.padded(x.value, kernel.shape[0], stride)
         y = tf.nn.conv2d(value, kernel, stride, padding)
@@ -187,8 +194,9 @@ class Trunk:
         def activate(y: tf.Tensor) -> Scaled:
             return Scaled(y) if hard_swish is None else self.activate(y, hard_swish)
 
-        kernel = (weights.kernel * x.factor).astype(np.float32)
         value = x.value
+        weights = weights.with_inputs(value.shape[-1], depthwise=True)
+        kernel = (weights.kernel * x.factor).astype(np.float32)
         if pooled:
             side = value.shape[1]
             if fused(side, kernel.shape[0]):
