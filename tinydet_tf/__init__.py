@@ -12,9 +12,10 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 if TYPE_CHECKING:
+    from tinydet_tf.keras_detector import open_detector as load_detector
     from tinydet_tf.model.detector import TinyDet, build_detector
 
-__all__ = ["TinyDet", "__version__", "build_detector"]
+__all__ = ["TinyDet", "__version__", "build_detector", "load_detector"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from tinydet_tf.model import detector
 
         return getattr(detector, name)
+    if name == "load_detector":
+        from tinydet_tf.keras_detector import open_detector
+
+        return open_detector
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

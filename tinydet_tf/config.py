@@ -13,7 +13,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,62 +24,78 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.model.backbones import BACKBONES, tap_strides
 from tinydet_tf.recipes import recipe_file
 
+#: The ranges of the numbers of a section; of a list every number. What may be null is checked where it is not.
+RANGES: dict[str, dict[str, tuple[str, ...]]] = {
+    "model": {
+        "between 0 and 1": ("proposal_nms_iou",),
+        "positive": (
+            "input_size", "channels", "fpn_groups", "rpn_groups", "anchor_scale", "anchor_ratios", "roi_finest",
+            "rcnn_hidden", "nms_pre_test", "proposals_test",
+        ),
+    },
+    "data": {
+        "between 0 and 1": ("expand_share", "mosaic"),
+        "positive": ("limit", "digits_train_images", "digits_val_images"),
+        "zero or more": ("digits_seed", "copy_paste"),
+    },
+    "train": {
+        "between 0 and 1": (
+            "warmup_start", "momentum", "rpn_positive_iou", "rpn_negative_iou", "rcnn_positive_iou",
+            "rcnn_positive_fraction", "ema",
+        ),
+        "positive": (
+            "epochs", "batch_size", "learning_rate", "clip_norm", "rpn_samples", "nms_pre", "proposals",
+            "rcnn_samples", "validate_every", "early_stopping_patience", "reference_batch", "rpn_positive_iou",
+            "rcnn_positive_iou", "rcnn_positive_fraction",
+        ),
+        "zero or more": ("freeze_backbone", "final_learning_rate", "warmup_steps", "weight_decay", "seed"),
+    },
+}  # fmt: skip
+_FITS: dict[str, Callable[[float], bool]] = {
+    "between 0 and 1": lambda v: 0 <= v <= 1,
+    "positive": lambda v: v > 0,
+    "zero or more": lambda v: v >= 0,
+}
 
-def _check_ranges(
-    config: Any,
-    section: str,
-    *,
-    positive: tuple[str, ...] = (),
-    natural: tuple[str, ...] = (),
-    fractions: tuple[str, ...] = (),
-) -> None:
-    """Numbers above zero, from zero on, and between zero and one; of a list every number.
 
-    Raises:
-      UserError: the first that is out of its range.
+def _check_ranges(config: Any, section: str) -> None:
     """
-    for names, fits, text in (
-        (fractions, lambda v: 0 <= v <= 1, "between 0 and 1"),
-        (positive, lambda v: v > 0, "positive"),
-        (natural, lambda v: v >= 0, "zero or more"),
-    ):
+    Raises:
+      UserError: the first number that is out of its range.
+    """
+    for text, names in RANGES[section].items():
         for name in names:
             value = getattr(config, name)
             values = value if isinstance(value, tuple) else (value,)
-            if value is not None and not (values and all(fits(v) for v in values)):
+            if value is not None and not (values and all(map(_FITS[text], values))):
                 shown = list(value) if isinstance(value, tuple) else value
                 raise UserError(f"{section}.{name} is {shown}; it must be {text}")
-
-
-_MODEL_POSITIVE = (
-    "input_size", "channels", "fpn_groups", "rpn_groups", "anchor_scale", "anchor_ratios", "roi_finest",
-    "rcnn_hidden", "nms_pre_test", "proposals_test",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """One detector. Pixels are those of the square network input; levels are listed finest first."""
 
+    #: a name of BACKBONES: the paper's mobilenetv3_d and _bc, its ablations, int8 twins, efficientnet_lite0
     backbone: str = "mobilenetv3_d"
-    input_size: int = 320
-    strides: tuple[int, ...] = (8, 16, 32, 64)
-    squeeze_excite: bool = True  # where the tables have it; off: table 4's "w/o SE"
+    input_size: int = 320  # pixels of a side, a multiple of the coarsest stride
+    strides: tuple[int, ...] = (8, 16, 32, 64)  # of the pyramid levels, as the backbone gives them
+    squeeze_excite: bool = True  # squeeze-and-excite where the tables have it; off: table 4's "w/o SE"
     align: bool = True  # 2x2 average pool before each strided depthwise conv (section 3.1.2)
-    align_stem: bool = False  # the paper says "each strided convolution"; the published stem has none
-    channels: int = 245  # 5 channels x 7 x 7 bins
+    align_stem: bool = False  # the same in front of the stem, as the paper says; the published stem has none
+    channels: int = 245  # of the pyramid: 5 channels x 7 x 7 bins
     pyramid_conv: str = "scconv"  # of FPN and RPN (table 5); or "conventional": one 3x3 conv, no groups
     fpn_groups: tuple[int, ...] = (7, 5, 1, 1)  # of each level's SCConv; all 1 is the depthwise-separable conv
-    rpn_groups: int = 49
-    anchor_scale: float = 2.25  # anchor side = scale x stride
+    rpn_groups: int = 49  # of the RPN's SCConv
+    anchor_scale: float = 2.25  # anchor side = scale x stride; anchor-coverage --suggest finds one for your data
     anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height : width
-    roi_levels: int = 2  # only the finest levels are pooled
+    roi_levels: int = 2  # how many levels, the finest ones, the second stage looks at
     roi_finest: float = 30.0  # RoI side in pixels that belongs to the finest level
-    psroi_reduce: str = "max"  # published op: max of a bin's 4 samples; or "mean"
-    rcnn_hidden: int = 1024
-    nms_pre_test: int = 1000  # candidates a level
-    proposals_test: int = 200
-    proposal_nms_iou: float = 0.7
+    psroi_reduce: str = "max"  # of a bin's 4 samples: "max", as published, or "mean"
+    rcnn_hidden: int = 1024  # width of the second stage's hidden layer
+    nms_pre_test: int = 1000  # candidates a level when detecting
+    proposals_test: int = 200  # that the second stage looks at when detecting
+    proposal_nms_iou: float = 0.7  # overlap above which of two proposals one goes
 
     def __post_init__(self) -> None:
         if self.backbone not in BACKBONES:
@@ -88,7 +104,7 @@ class ModelConfig:
             raise UserError(f"pyramid_conv is {self.pyramid_conv!r}; choose 'scconv' or 'conventional'")
         if self.psroi_reduce not in ("max", "mean"):
             raise UserError(f"psroi_reduce is {self.psroi_reduce!r}; choose 'max' (published) or 'mean'")
-        _check_ranges(self, "model", positive=_MODEL_POSITIVE, fractions=("proposal_nms_iou",))
+        _check_ranges(self, "model")
         levels = len(self.strides)
         if self.proposals_test > levels * self.nms_pre_test:
             raise UserError(
@@ -153,31 +169,26 @@ DIGITS = "digits"
 class DataConfig:
     """Where images come from and how they are fed."""
 
-    root: str | None = None  # in one of `locate_split`'s layouts, or DIGITS; null without jsons is DIGITS too
-    train_json: str | None = None
-    train_images: str | None = None
-    val_json: str | None = None
-    val_images: str | None = None
+    root: str | None = None  # the data set's folder (docs/data.md), or digits; null without jsons is digits too
+    train_json: str | None = None  # COCO-format annotations, instead of root
+    train_images: str | None = None  # the folder of their images
+    val_json: str | None = None  # the same for validation
+    val_images: str | None = None  # the folder of their images
     voc_first_pixel: int = 1  # what Pascal VOC's boxes count from; 0: xmin..xmax are corners, as some tools write
     limit: int | None = None  # train (and validate) on the first N images only
     horizontal_flip: bool | None = None  # null: on, but for the digits (a mirrored 2 is no 2)
-    augmentation: str = "none"  # one of AUGMENTATIONS
+    augmentation: str = "ssd"  # "ssd" is the paper's; with "none" few pictures are learnt by heart
+    expand_share: float = 0.5  # of "ssd": the training images that are put on a canvas of up to four times their sides
     mosaic: float = 0.0  # the share of training images that show four (data/small_objects.py)
     copy_paste: int = 0  # copies of small objects pasted into a training image, at most
     cache: bool = False  # keep decoded, resized images in memory
     validate_on_train: bool = False  # measure AP on the training images: shows what was learnt by heart
-    digits_seed: int = 0
-    digits_train_images: int = 1600
-    digits_val_images: int = 250
+    digits_seed: int = 0  # which digits set
+    digits_train_images: int = 1600  # its scenes to train on
+    digits_val_images: int = 250  # and to validate on
 
     def __post_init__(self) -> None:
-        _check_ranges(
-            self,
-            "data",
-            positive=("limit", "digits_train_images", "digits_val_images"),
-            natural=("digits_seed", "copy_paste"),
-            fractions=("mosaic",),
-        )
+        _check_ranges(self, "data")
         if self.voc_first_pixel not in (0, 1):
             raise UserError(f"data.voc_first_pixel is {self.voc_first_pixel!r}; choose 0 or 1")
         if self.augmentation not in AUGMENTATIONS:
@@ -186,16 +197,6 @@ class DataConfig:
 
 
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-_TRAIN_POSITIVE = (
-    "epochs", "batch_size", "learning_rate", "clip_norm", "rpn_samples", "nms_pre", "proposals", "rcnn_samples",
-    "validate_every", "early_stopping_patience", "reference_batch", "rpn_positive_iou", "rcnn_positive_iou",
-    "rcnn_positive_fraction",
-)  # fmt: skip
-_TRAIN_NATURAL = ("freeze_backbone", "final_learning_rate", "warmup_steps", "weight_decay", "seed")
-_TRAIN_FRACTIONS = (
-    "warmup_start", "momentum", "rpn_positive_iou", "rpn_negative_iou", "rcnn_positive_iou", "rcnn_positive_fraction",
-    "ema",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -204,40 +205,41 @@ class TrainConfig:
     weights; the paper's numbers (section 4.1) stand in configs/tinydet_{s,m,l}.yaml.
     """
 
-    epochs: int = 100
-    batch_size: int = 16
-    optimizer: str = "adamw"  # or sgd (with momentum), which the paper uses
-    learning_rate: float = 0.003
+    epochs: int = 100  # passes over the training images
+    batch_size: int = 16  # images a step, of all devices together
+    optimizer: str = "adamw"  # or "sgd" with momentum, which the paper uses
+    learning_rate: float = 0.003  # after the warm-up; from there it falls as a cosine
     reference_batch: int | None = None  # the learning rate is for this batch size, and scaled in proportion to others
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 500  # at most a fifth of the run
+    final_learning_rate: float = 1e-5  # at the end
+    warmup_steps: int = 500  # that the learning rate rises for, at most a fifth of the run
     warmup_start: float = 0.1  # of the learning rate; the released config's is 1/3, the paper says 0
     momentum: float = 0.9  # of sgd
     weight_decay: float = 0.01  # adamw: decoupled; sgd: L2, added to the gradient
-    clip_norm: float = 35.0
-    #: Of the layers' arithmetic, named as Keras names its policies; weights, statistics, losses and boxes are float32.
+    clip_norm: float = 35.0  # the gradient's norm is cut to this
+    #: Of the layers' arithmetic: "float32", "mixed_bfloat16" or "mixed_float16"; weights, statistics, losses and boxes
+    #: are float32.
     precision: str = "float32"
-    seed: int = 0
-    validate_every: int = 1  # epochs
+    seed: int = 0  # of all that is random
+    validate_every: int = 1  # epochs from validation to validation
     early_stopping_patience: int | None = None  # validations without a better AP
     freeze_backbone: int = 0  # epochs at the start that train everything else alone
     #: Momentum of the weights' moving average, which is what is evaluated and kept; BN's statistics stay as they are.
     ema: float | None = None
     qat: bool = False  # with the rounding of the int8 .tflite (training/qat/); from trained weights
     # RPN
-    rpn_positive_iou: float = 0.5
-    rpn_negative_iou: float = 0.3
-    rpn_samples: int = 256
+    rpn_positive_iou: float = 0.5  # an anchor with at least this overlap is an object
+    rpn_negative_iou: float = 0.3  # one with less than this with every object is background
+    rpn_samples: int = 256  # anchors an image, at most half of them objects
     nms_pre: int = 1000  # candidates a level; the paper trains with 2000 of them, 2000 proposals and 512 samples
-    proposals: int = 500
+    proposals: int = 500  # an image, that samples are taken from
     # R-CNN
     rcnn_sampling: str = "ohem"  # RoIs of the highest loss; or "random", what OHEM is compared with
-    rcnn_positive_iou: float = 0.5
-    rcnn_samples: int = 256
-    rcnn_positive_fraction: float = 0.25
+    rcnn_positive_iou: float = 0.5  # a proposal with at least this overlap is an object
+    rcnn_samples: int = 256  # proposals an image
+    rcnn_positive_fraction: float = 0.25  # objects among them, at most
 
     def __post_init__(self) -> None:
-        _check_ranges(self, "train", positive=_TRAIN_POSITIVE, natural=_TRAIN_NATURAL, fractions=_TRAIN_FRACTIONS)
+        _check_ranges(self, "train")
         if self.rcnn_samples > self.proposals:
             raise UserError(
                 f"train.rcnn_samples is {self.rcnn_samples}; it cannot be more than train.proposals, {self.proposals}"
@@ -282,9 +284,9 @@ class TrainConfig:
 class Config:
     """A whole experiment."""
 
-    variant: str = "S"
+    variant: str = "S"  # S, M or L: which defaults `model` has
     class_names: tuple[str, ...] = ()  # filled in from the data when a run starts
-    category_ids: tuple[int, ...] = ()  # the data set's own id of each class
+    category_ids: tuple[int, ...] = ()  # the data set's own id of each class; filled in likewise
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -325,7 +327,7 @@ def model_config(variant: str, **overrides: Any) -> ModelConfig:
     return typing.cast(ModelConfig, _replace(VARIANTS[variant], overrides, "model"))
 
 
-#: PyYAML raises ValueError for a date that is none, RecursionError for a forged nesting.
+#: PyYAML raises ValueError for an impossible date, RecursionError for lists nested too deeply.
 _YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
 
 

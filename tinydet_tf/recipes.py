@@ -34,6 +34,13 @@ def recipe_file(given: str | Path) -> Path:
     return _find(Path(given), files, "config")
 
 
+def recipe_files(given: Path) -> list[Path]:
+    """A file or name as it is given; of a pattern that the shell found nothing for, as configs/ablations/*.yaml outside
+    of a checkout, the files of configs/."""
+    parts = given.parts[1:] if given.parts[:1] == ("configs",) else given.parts
+    return (sorted(CONFIGS.glob("/".join(parts))) if "*" in str(given) and not given.is_absolute() else []) or [given]
+
+
 def plan_file(given: str | Path) -> Path:
     """As `recipe_file`, the file of a plan of experiments."""
     return _find(Path(given), sorted((CONFIGS / _PLANS).glob(f"*{_ENDING}")), "plan")

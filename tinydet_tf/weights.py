@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ import h5py
 import numpy as np
 import yaml
 
-from tinydet_lite.errors import UserError
+from tinydet_lite.errors import UserError, shortened
 from tinydet_lite.files import atomic_path
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import VARIANTS, Config, ModelConfig, config_from_dict, model_config, save_config
 from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.run_files import SUFFIX
 
-SUFFIX = ".weights.h5"
 #: Files of a run folder that others than the run read. CALIBRATION: the ranges that a quantization-aware run keeps for
 #: its int8 export (export/kept_ranges.py).
 BEST, LAST, CONFIG, CALIBRATION = f"best{SUFFIX}", f"last{SUFFIX}", "config.yaml", "calibration.json"
 _ATTRIBUTE, _DIGEST = "tinydet_config", "tinydet_sha256"
+#: The score threshold with the best F1 on the validation images, measured with these very weights.
+_THRESHOLD = "tinydet_threshold"
 #: "backbone" in a file that holds no more than that.
 _PART = "tinydet_part"
 #: Where Keras puts the bias of the class scores: layers are counted by type, this is the R-CNN head's second Dense.
@@ -36,13 +39,16 @@ _CLASS_BIAS = "rcnn_head/layers/dense_1/vars/1"
 _DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError)
 
 
-def save_weights(detector: TinyDet, config: Config, path: Path) -> None:
+def save_weights(detector: TinyDet, config: Config, path: Path, *, threshold: float | None = None) -> None:
     """Writes the weights and the configuration, whole or not at all.
+
+    Args:
+      threshold: the score threshold that was best for these weights, 0..1; None: not measured.
 
     Raises:
       UserError: the folder cannot be written.
     """
-    _save(detector, config, path)
+    _save(detector, config, path, threshold=threshold)
 
 
 def save_backbone(detector: TinyDet, config: Config, path: Path) -> None:
@@ -50,13 +56,15 @@ def save_backbone(detector: TinyDet, config: Config, path: Path) -> None:
     _save(detector.backbone_model(), config, path, part="backbone")
 
 
-def _save(model: Any, config: Config, path: Path, part: str | None = None) -> None:
+def _save(model: Any, config: Config, path: Path, part: str | None = None, threshold: float | None = None) -> None:
     with atomic_path(path) as temporary:
         model.save_weights(str(temporary))
         with h5py.File(temporary, "r+") as file:
             file.attrs[_ATTRIBUTE] = save_config(config)
             if part is not None:
                 file.attrs[_PART] = part
+            if threshold is not None:
+                file.attrs[_THRESHOLD] = threshold
             # HDF5 checks nothing of what it stores: damage would otherwise load as wrong weights.
             file.attrs[_DIGEST] = _digest(file)
 
@@ -73,12 +81,6 @@ def _digest(file: Any) -> str:
 
     file.visititems(add)  # in the order of the names
     return digest.hexdigest()
-
-
-def is_hdf5(path: Path) -> bool:
-    """By its first bytes; an empty or unknown file counts by its name."""
-    with open(path, "rb") as file:
-        return file.read(8) == b"\x89HDF\r\n\x1a\n" or path.name.endswith(SUFFIX)
 
 
 def weights_file(path: str | Path) -> Path:
@@ -105,7 +107,9 @@ def read_config(path: Path) -> Config | None:
             text, digest = file.attrs.get(_ATTRIBUTE), file.attrs.get(_DIGEST)
             damaged = digest is not None and digest != _digest(file)
     except _DAMAGE as error:
-        raise UserError(f"{path} is not a weights file or is damaged ({_line(error)}); give a {SUFFIX} file") from error
+        raise UserError(
+            f"{path} is not a weights file or is damaged ({shortened(error)}); give a {SUFFIX} file"
+        ) from error
     if damaged:
         raise UserError(f"{path} is damaged: the weights are not those that its SHA-256 was taken of; copy it again")
     if text is None:
@@ -117,6 +121,44 @@ def read_config(path: Path) -> Config | None:
     if not isinstance(values, dict):
         raise UserError(f"{path}: its configuration is damaged; save the weights again")
     return config_from_dict(values)
+
+
+def read_threshold(path: str | Path) -> float | None:
+    """The score threshold that was best on the validation images, 0..1; None where it was not measured.
+
+    Args:
+      path: RUN or WEIGHTS.
+
+    Raises:
+      UserError: no such file, or damaged.
+    """
+    file = weights_file(path)
+    try:
+        with h5py.File(file, "r") as content:
+            value = content.attrs.get(_THRESHOLD)
+    except _DAMAGE as error:
+        raise UserError(
+            f"{file} is not a weights file or is damaged ({shortened(error)}); give a {SUFFIX} file"
+        ) from error
+    if value is None:
+        return None
+    if not isinstance(value, (float, np.floating)) or not 0.0 <= value <= 1.0:
+        raise UserError(f"{file}: its score threshold is {value!r}, not a number from 0 to 1; save the weights again")
+    return float(value)
+
+
+def keep_threshold(path: str | Path, threshold: float) -> Path:
+    """Notes a score threshold in a weights file that is there, whole or not at all; gives the file.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    file = weights_file(path)
+    with atomic_path(file) as temporary:
+        shutil.copyfile(file, temporary)
+        with h5py.File(temporary, "r+") as content:
+            content.attrs[_THRESHOLD] = threshold
+    return file
 
 
 def load_detector(path: str | Path, *, variant: str | None = None) -> tuple[TinyDet, Config]:
@@ -147,7 +189,7 @@ def _fill(model: Any, file: Path) -> None:
     try:
         model.load_weights(str(file))
     except _DAMAGE as error:
-        raise UserError(f"{file} does not fit the detector or is damaged ({_line(error)})") from error
+        raise UserError(f"{file} does not fit the detector or is damaged ({shortened(error)})") from error
 
 
 #: Values of the architecture that no weight depends on.
@@ -243,7 +285,7 @@ def _guess_config(file: Path, variant: str | None) -> Config:
             if isinstance(bias, h5py.Dataset) and bias.ndim == 1:
                 size = int(bias.shape[0])
     except _DAMAGE as error:
-        raise UserError(f"{file} is damaged ({_line(error)})") from error
+        raise UserError(f"{file} is damaged ({shortened(error)})") from error
     if size < 2:
         raise UserError(f"{file} is not a TinyDet weights file; give one that {command_text('train')} wrote")
     names = placeholder_names(size - 1)
@@ -253,13 +295,3 @@ def _guess_config(file: Path, variant: str | None) -> Config:
 def placeholder_names(count: int) -> tuple[str, ...]:
     """What the classes are called of weights that do not name them."""
     return tuple(f"class{i}" for i in range(count))
-
-
-def with_classes(config: Config, class_names: tuple[str, ...], category_ids: tuple[int, ...]) -> Config:
-    """The configuration with the data's classes filled in."""
-    return dataclasses.replace(config, class_names=class_names, category_ids=category_ids)
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."

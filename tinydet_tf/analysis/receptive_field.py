@@ -39,7 +39,6 @@ hard nonlinearities would act as in no trained network; differentiated batch sta
 from __future__ import annotations
 
 import dataclasses
-import io
 import logging
 import math
 from collections.abc import Sequence
@@ -50,10 +49,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 import tf_keras as keras
-from PIL import Image
 
 from tinydet_lite.errors import UserError
-from tinydet_lite.files import atomic_write
+from tinydet_lite.files import atomic_path
 from tinydet_tf.config import ModelConfig
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.backbones import BACKBONES
@@ -314,11 +312,8 @@ def _draw_kernels(model: keras.Model, generator: np.random.Generator) -> list[tu
 
 def _moved(energy: FloatArray, shift: int) -> FloatArray:
     """[N, N] moved down and right by `shift` pixels; zeros fill the gap."""
-    size = len(energy)
-    moved = np.zeros_like(energy)
-    to, source = slice(max(shift, 0), size + min(shift, 0)), slice(max(-shift, 0), size - max(shift, 0))
-    moved[to, to] = energy[source, source]
-    return moved
+    start = abs(shift) - shift
+    return np.pad(energy, abs(shift))[start : start + len(energy), start : start + len(energy)]
 
 
 def table(fields: Sequence[LevelField]) -> str:
@@ -375,14 +370,8 @@ def draw_figure(
         f"{title}\ncolours: root of the mean squared gradient; red: anchor and its centre; cyan cross: centroid",
         fontsize=9,
     )
-    drawn, content = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png")
-    # A palette is enough for greys and two colours, and a third of the size.
-    with Image.open(drawn) as picture:
-        picture.convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-            content, "PNG", optimize=True
-        )
-    atomic_write(path, content.getvalue())
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
 
 
 def _draw_panel(panel: Axes, field: LevelField, window: int, anchor_scale: float) -> None:

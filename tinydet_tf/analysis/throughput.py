@@ -67,7 +67,7 @@ def measure_training(
         with tf.GradientTape() as tape:
             features = detector.features(batch["images"], training=True)
             logits, deltas = detector.rpn(features)
-            loss = tf.add_n([tf.reduce_mean(tf.square(t)) for t in (*features, *logits, *deltas)])
+            loss = tf.add_n([tf.reduce_mean(tf.square(tf.cast(t, tf.float32))) for t in (*features, *logits, *deltas)])
         return tape.gradient(loss, detector.pyramid.trainable_variables + detector.rpn_head.trainable_variables)
 
     functions = {"step": tf.function(trainer.train_step), "trunk": trunk}

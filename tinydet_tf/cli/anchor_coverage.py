@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.analysis.anchor_sets import MODELS, AnchorSet, anchor_set, tinydet
+from tinydet_tf.analysis.ground_truth import SIZES
 from tinydet_tf.analysis.paper import TABLE2
 from tinydet_tf.cli.options import add_set, check_least, check_outputs, log_to_terminal, write_json
 from tinydet_tf.commands import command_text
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from tinydet_tf.analysis.anchor_suggestion import Suggestion
     from tinydet_tf.analysis.ground_truth import ImageBoxes
 
-_SIZES = ("all", "small", "medium", "large")
+
+#: A share of fewer objects is off by more than a few percent.
+FEW_OBJECTS = 300
 
 
 def parse() -> argparse.Namespace:
@@ -31,7 +34,7 @@ def parse() -> argparse.Namespace:
     data = parser.add_argument_group("objects (none of these: the config's data, else the embedded digits set)")
     data.add_argument("--annotations", type=Path, metavar="F", help="a COCO-format json")
     data.add_argument("--data", metavar="DIR", help="as in train")
-    data.add_argument("--split", choices=SPLIT_CHOICES, default="val", help="of --data (default: %(default)s)")
+    data.add_argument("--split", choices=SPLIT_CHOICES, default="train", help="of --data (default: %(default)s)")
     data.add_argument("--limit", type=int, metavar="N", help="the first N images only")
     detectors = parser.add_argument_group("detectors")
     detectors.add_argument("--models", nargs="+", metavar="NAME", help=f"any of {' '.join(MODELS)} (default: all)")
@@ -77,7 +80,7 @@ def main() -> None:
             | result.to_dict()
             for a, result in results
         ]
-        content["paper_table2"] = {name: dict(zip(_SIZES, row, strict=True)) for name, row in TABLE2.items()}
+        content["paper_table2"] = {name: dict(zip(SIZES, row, strict=True)) for name, row in TABLE2.items()}
     write_json(args.json, content)
 
 
@@ -112,13 +115,13 @@ def load(args: argparse.Namespace, config: Config) -> list[ImageBoxes]:
 
 def show_table(results: list[tuple[AnchorSet, Coverage]], num_images: int, inside: bool) -> None:
     total = results[0][1].total
-    counts = ", ".join(f"{total[size]:,} {size}" for size in _SIZES[1:])
+    counts = ", ".join(f"{total[size]:,} {size}" for size in SIZES[1:])
     print(f"{total['all']:,} objects of {num_images:,} images ({counts}).")
     print(f"Anchors that leave the image are {'not used, as in training' if inside else 'used too'}.\n")
-    header = f"{'GTMR in %':24}{'input':>10}{'anchors*':>10}" + "".join(f"{size:>8}" for size in _SIZES)
+    header = f"{'GTMR in %':24}{'input':>10}{'anchors*':>10}" + "".join(f"{size:>8}" for size in SIZES)
     print("Measured\n" + header)
     for anchors, result in results:
-        row = "".join(f"{'-' if (v := result.gtmr(size)) is None else format(v, '.1f'):>8}" for size in _SIZES)
+        row = "".join(f"{'-' if (v := result.gtmr(size)) is None else format(v, '.1f'):>8}" for size in SIZES)
         print(f"{anchors.name:24}{anchors.resize!s:>10}{anchors.count(640, 480):>10,}{row}")
     print("* of an image of 640x480")
     paper = [anchors for anchors, _ in results if anchors.name in TABLE2]
@@ -132,16 +135,19 @@ def show_table(results: list[tuple[AnchorSet, Coverage]], num_images: int, insid
 def show_suggestion(suggestion: Suggestion, variant: str) -> None:
     current, suggested = suggestion.current, suggestion.suggested
     print(
-        f"Searched on {suggestion.boxes:,} objects of {suggestion.images:,} images (a random sample, always the same), "
-        f"TinyDet-{variant} at {current.input_size}x{current.input_size}."
+        f"Searched on {suggestion.boxes:,} objects of {suggestion.images:,} images, TinyDet-{variant} at "
+        f"{current.input_size}x{current.input_size}."
     )
+    if suggestion.boxes < FEW_OBJECTS:
+        print(f"That is few: with less than {FEW_OBJECTS} objects the shares below say little.")
     print(f"Median object: {suggestion.median_side:.1f} pixels of the network's input.\n")
-    print(f"{'GTMR in %':12}{'scale':>8}  {'ratios':20}" + "".join(f"{size:>8}" for size in _SIZES))
+    print("Objects that no anchor is trained on (GTMR), in %; less is better.")
+    print(f"{'':12}{'scale':>8}  {'ratios':20}" + "".join(f"{size:>8}" for size in SIZES))
     rows = [("current", current, suggestion.current_coverage)]
     if suggested != current:
         rows.append(("suggested", suggested, suggestion.suggested_coverage))
     for name, model, result in rows:
-        row = "".join(f"{'-' if (v := result.gtmr(size)) is None else format(v, '.1f'):>8}" for size in _SIZES)
+        row = "".join(f"{'-' if (v := result.gtmr(size)) is None else format(v, '.1f'):>8}" for size in SIZES)
         ratios = ", ".join(f"{ratio:g}" for ratio in model.anchor_ratios)
         print(f"{name:12}{model.anchor_scale:>8g}  {ratios:20}{row}")
     if suggested == current:

@@ -10,9 +10,9 @@ from tinydet_tf.cli.options import add_recipe, check_least, check_outputs, load_
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_recipe(parser, "data.augmentation=ssd")
+    add_recipe(parser, "data.augmentation=none")
     parser.add_argument("--images", type=int, default=200, metavar="N", help="read in each run (default: 200)")
-    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers")
     return parser.parse_args()
 
 

@@ -24,13 +24,13 @@ def parse() -> argparse.Namespace:
         metavar="N",
         help="scenes of N small boxes each at random places, in noise, instead of --data",
     )
-    parser.add_argument("--batch", type=int, default=16, metavar="N")
-    parser.add_argument("--steps", type=int, default=8, metavar="N")
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="images a step (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=8, metavar="N", help="that are timed (default: %(default)s)")
     parser.add_argument("--parts", action="store_true", help="also what each part of a step costs (takes a while)")
     parser.add_argument(
         "--cpu-time", action="store_true", help="count CPU seconds, on a machine that does other work too"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers")
     return parser.parse_args()
 
 

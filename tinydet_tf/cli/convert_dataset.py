@@ -17,7 +17,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, metavar="DIR", help="the folder, or YOLO's data.yaml")
     parser.add_argument("--output", type=Path, required=True, metavar="OUT", help="for {train,val,test}/instances.json")
-    parser.add_argument("--format", choices=("coco", "voc", "yolo", "auto"), default="auto")
+    parser.add_argument(
+        "--format", choices=("coco", "voc", "yolo", "auto"), default="auto", help="of the input (default: %(default)s)"
+    )
     parser.add_argument(
         "--val-fraction", type=float, metavar="F", help="of the images, for val, where the data has no val split"
     )

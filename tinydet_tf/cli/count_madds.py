@@ -11,6 +11,7 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.cli.options import add_set
 from tinydet_tf.config import VARIANTS, ModelConfig, load_config
 from tinydet_tf.model.backbones import BACKBONES
+from tinydet_tf.recipes import recipe_files
 
 if TYPE_CHECKING:
     from tinydet_tf.analysis.madds import Cost
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 TOLERANCE = 0.0101
 #: More than any data set has; the layer is built to be counted.
 MAX_CLASSES = 100_000
-PARTS = {"backbone": "Backbone", "fpn": "TinyFPN", "rpn": "TinyRPN", "rcnn": "R-CNN"}
+TITLES = {"backbone": "Backbone", "fpn": "TinyFPN", "rpn": "TinyRPN", "rcnn": "R-CNN"}
 
 
 def parse() -> argparse.Namespace:
@@ -28,7 +29,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--config", type=Path, nargs="+", default=[], metavar="F", help="YAML files; of several, a line each"
     )
-    parser.add_argument("--num-classes", type=int, default=80, metavar="N", help="(default: 80, as in the paper)")
+    parser.add_argument(
+        "--num-classes", type=int, default=80, metavar="N", help="of the detector (default: 80, as in the paper)"
+    )
     parser.add_argument("--json", action="store_true", help="print json instead of tables")
     add_set(parser, "model.input_size=256")
     return parser.parse_args()
@@ -38,7 +41,8 @@ def main() -> None:
     args = parse()
     if not 1 <= args.num_classes <= MAX_CLASSES:
         raise UserError(f"--num-classes is {args.num_classes}; give at least 1 and at most {MAX_CLASSES}")
-    files = args.config or [None]
+    files: list[Path | None] = [file for given in args.config for file in recipe_files(given)]
+    files = files or [None]
     configs = [load_config(file, variant=args.variant, assignments=args.assignments) for file in files]
 
     from tinydet_tf.analysis.madds import measure
@@ -102,7 +106,7 @@ def print_tables(name: str, model: ModelConfig, variant: str, cost: Cost, printe
     side = model.input_size
     print(f"{name}: millions of multiply-accumulates (the paper's MFLOPs) of one {side}x{side} image")
     for part in ("backbone", "fpn", "rpn"):
-        print(f"\n{PARTS[part]:54}{'here':>10}{'paper':>10}")
+        print(f"\n{TITLES[part]:54}{'here':>10}{'paper':>10}")
         for row in cost.rows:
             if row.part == part:
                 text = f"{row.name:11}{blocks.get(row.name, '')}"
@@ -110,7 +114,7 @@ def print_tables(name: str, model: ModelConfig, variant: str, cost: Cost, printe
         total = cost.totals[part]
         print(f"  {'in total':52}{total:10.2f}{paper_column(f'sum {part}', total)}")
     print(f"\n{'Whole detector':54}{'here':>10}{'paper':>10}")
-    for part, title in {**PARTS, "total": "in total"}.items():
+    for part, title in {**TITLES, "total": "in total"}.items():
         number = printed.get(f"table 9 {part}", printed.get("total") if part == "total" else None)
         text = f"{title}{f', {model.proposals_test} RoIs, without bias' if part == 'rcnn' else ''}"
         share = f"{cost.totals[part] / cost.totals['total']:.0%}" if part != "total" else ""

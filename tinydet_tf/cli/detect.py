@@ -1,5 +1,22 @@
-"""Find objects in images, videos and cameras with a .tflite: tinydet_lite's command."""
+"""Find objects in images, videos and cameras: tinydet_lite's command, which here takes a run, too."""
 
-from tinydet_lite.commands.detect import main
+from __future__ import annotations
 
-__all__ = ["main"]
+from pathlib import Path
+
+from tinydet_lite.commands import detect
+from tinydet_lite.detector import Detector
+from tinydet_tf.run_files import is_run
+
+
+def open_model(model: Path, *, num_threads: int | None, score_threshold: float | None) -> Detector:
+    """A .tflite as tinydet_lite opens it; a RUN folder or a weights file in Keras."""
+    if not is_run(model):
+        return detect.open_tflite(model, num_threads=num_threads, score_threshold=score_threshold)
+    from tinydet_tf.keras_detector import open_detector  # it needs TensorFlow
+
+    return open_detector(model, num_threads=num_threads, score_threshold=score_threshold)
+
+
+def main() -> None:
+    detect.main(open_model=open_model)

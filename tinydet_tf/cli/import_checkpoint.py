@@ -7,29 +7,24 @@ import shlex
 from pathlib import Path
 
 from tinydet_lite.errors import UserError, printable
-from tinydet_lite.files import check_target
-from tinydet_tf.cli.options import check_variant
+from tinydet_tf.cli.options import check_variant, check_weights_output
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import VARIANTS
-
-#: As tinydet_tf.weights.SUFFIX, which would wait for TensorFlow.
-SUFFIX = ".weights.h5"
+from tinydet_tf.run_files import SUFFIX
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="IN", help="a .pth or .pt file")
     parser.add_argument("--variant", required=True, help=f"one of {', '.join(VARIANTS)}")
-    parser.add_argument("--output", type=Path, required=True, metavar=f"OUT{SUFFIX}")
+    parser.add_argument("--output", type=Path, required=True, metavar=f"OUT{SUFFIX}", help="the weights file to write")
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
     check_variant(args.variant)
-    if not args.output.name.endswith(SUFFIX):
-        raise UserError(f"--output {args.output} does not end in {SUFFIX}; give it that ending")
-    check_target(args.output)
+    check_weights_output(args.output)
     if not args.checkpoint.exists():
         raise UserError(f"checkpoint {args.checkpoint} does not exist; give the .pth or .pt file")
 

@@ -15,9 +15,21 @@ from tinydet_tf.data.digits import digits_folder
 def parse() -> argparse.Namespace:
     defaults = DataConfig()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=defaults.digits_seed)
-    parser.add_argument("--train-images", type=int, default=defaults.digits_train_images, metavar="N")
-    parser.add_argument("--val-images", type=int, default=defaults.digits_val_images, metavar="N")
+    parser.add_argument("--seed", type=int, default=defaults.digits_seed, help="which set (default: %(default)s)")
+    parser.add_argument(
+        "--train-images",
+        type=int,
+        default=defaults.digits_train_images,
+        metavar="N",
+        help="scenes to train on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--val-images",
+        type=int,
+        default=defaults.digits_val_images,
+        metavar="N",
+        help="scenes to validate on (default: %(default)s)",
+    )
     parser.add_argument(
         "--size",
         default="320",

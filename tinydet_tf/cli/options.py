@@ -11,6 +11,7 @@ from typing import Any
 from tinydet_lite.errors import UserError, printable
 from tinydet_lite.files import atomic_write, check_target
 from tinydet_tf.config import VARIANTS, Config, assignment, load_config
+from tinydet_tf.run_files import SUFFIX
 
 
 def add_set(parser: argparse._ActionsContainer, example: str) -> None:
@@ -34,7 +35,7 @@ def load_recipe(args: argparse.Namespace, *given: str, variant: str | None = Non
 
 def add_model(parser: argparse.ArgumentParser, kinds: str = "RUN|WEIGHTS") -> None:
     """--model and --variant; `check_model` looks at them."""
-    parser.add_argument("--model", type=Path, required=True, metavar=kinds)
+    parser.add_argument("--model", type=Path, required=True, metavar=kinds, help="a run folder, or a file")
     parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)}; needed only for weights that do not say it")
 
 
@@ -83,6 +84,16 @@ def write_json(path: Path | None, content: Any) -> None:
     if path is not None:
         atomic_write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
         print(f"Written: {printable(str(path))}")
+
+
+def check_weights_output(path: Path) -> None:
+    """
+    Raises:
+      UserError: Keras could not write weights to this file.
+    """
+    if not path.name.endswith(SUFFIX):
+        raise UserError(f"--output {path} does not end in {SUFFIX}; give it that ending")
+    check_target(path)
 
 
 class _OneLine(logging.Formatter):

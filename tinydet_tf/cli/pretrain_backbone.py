@@ -14,7 +14,7 @@ from tinydet_tf.cli.options import log_to_terminal
 from tinydet_tf.commands import command_words
 from tinydet_tf.config import VARIANTS, load_config
 
-#: A multiple of 64, the coarsest stride, as every input size is; classifiers' usual 224 is none.
+#: A multiple of 64, the coarsest stride, as every input size has to be; the usual 224 of classifiers is not one.
 INPUT_SIZE = 192
 
 
@@ -24,12 +24,16 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--variant", help=f"one of {', '.join(VARIANTS)} (default: the config's, else S)")
     parser.add_argument("--config", type=Path, metavar="F", help="a YAML file; its model: section says which backbone")
     parser.add_argument("--val-fraction", type=float, metavar="F", help="of each class, without a val/ (default: 0.1)")
-    parser.add_argument("--epochs", type=int, default=100, metavar="N", help="(default: 100)")
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="(default: 64)")
-    parser.add_argument("--learning-rate", type=float, default=0.002, metavar="F", help="(default: 0.002)")
-    parser.add_argument("--input-size", type=int, default=INPUT_SIZE, metavar="N", help=f"(default: {INPUT_SIZE})")
+    parser.add_argument("--epochs", type=int, default=100, metavar="N", help="passes over the images (default: 100)")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="images a step (default: 64)")
+    parser.add_argument(
+        "--learning-rate", type=float, default=0.002, metavar="F", help="at its highest (default: 0.002)"
+    )
+    parser.add_argument(
+        "--input-size", type=int, default=INPUT_SIZE, metavar="N", help=f"pixels of a side (default: {INPUT_SIZE})"
+    )
     parser.add_argument("--no-flip", action="store_true", help="never mirror, where it would change the class")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="(default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="a new folder")
     return parser.parse_args()
 

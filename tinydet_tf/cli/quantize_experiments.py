@@ -23,7 +23,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--calibration-images", type=int, default=32, metavar="N", help="of the training split")
     parser.add_argument("--seed", type=int, default=0, help="which of them")
     parser.add_argument("--only", action="append", default=[], metavar="SCHEME", help="one scheme; may be repeated")
-    parser.add_argument("--skip", action="append", default=[], metavar="SCHEME", help="all but this; may be repeated")
     parser.add_argument("--skip-sensitivity", action="store_true", help="without the rows of one part alone")
     parser.add_argument("--list", action="store_true", help="print the schemes and stop")
     parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="the rows")
@@ -37,7 +36,7 @@ def main() -> None:
     check_outputs(args.json)
 
     from tinydet_tf.data.splits import load_split
-    from tinydet_tf.evaluation import evaluate, open_model
+    from tinydet_tf.evaluation import evaluate
     from tinydet_tf.export.calibration import calibration_data, load_calibration_images
     from tinydet_tf.export.comparison import (
         TABLE_HEADER,
@@ -48,6 +47,7 @@ def main() -> None:
         select,
         table,
     )
+    from tinydet_tf.keras_detector import open_detector
     from tinydet_tf.weights import load_detector
 
     detector, config = load_detector(args.model, variant=args.variant)
@@ -58,8 +58,8 @@ def main() -> None:
     samples = load_calibration_images(load_split(data, "train"), size, count=args.calibration_images, seed=args.seed)
 
     def measure(path: Path) -> dict[str, float]:
-        model = open_model(path, threads=1)
-        found = evaluate(model.detect, model.class_names, dataset, category_ids=model.category_ids, progress=True)
+        model = open_detector(path, num_threads=1, score_threshold=0.0)
+        found = evaluate(model, model.labels, dataset, category_ids=model.info.category_ids, progress=True)
         return found.metrics
 
     bench = Bench(detector, config, samples, measure, dataset.images[0].path)
@@ -67,8 +67,7 @@ def main() -> None:
     if args.list:
         print("\n".join(rows))
         return
-    select(rows, args.skip)
-    rows = {name: row for name, row in select(rows, args.only).items() if name not in args.skip}
+    rows = select(rows, args.only)
     results = Results(args.json, identity_of(detector, dataset, args.calibration_images, args.seed))
     for number, row in enumerate(rows.values(), 1):
         if results.has(row):

@@ -29,11 +29,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, metavar="F", help="a YAML whose model section is measured")
     add_set(parser, "model.anchor_scale=4")
     parser.add_argument("--draws", type=int, default=DRAWS, metavar="N", help=f"pairs of weights (default {DRAWS})")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights and pictures (default: %(default)s)")
     size = "measure on N x N pixels (default: 768, where next to nothing is cut off)"
     parser.add_argument("--input-size", type=int, metavar="N", help=size)
-    parser.add_argument("--figure", type=Path, metavar="OUT.png")
-    parser.add_argument("--json", type=Path, metavar="OUT")
+    parser.add_argument("--figure", type=Path, metavar="OUT.png", help="draw the fields, as in figure 3")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the numbers")
     return parser.parse_args()
 
 

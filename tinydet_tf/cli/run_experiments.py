@@ -15,6 +15,7 @@ from tinydet_lite.files import atomic_write
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("plan", type=Path, help="a YAML file, or the name of one in configs/experiments/")
+    parser.add_argument("--data", metavar="DIR", help="what every row is trained on, in place of the plan's")
     parser.add_argument("--output", type=Path, metavar="DIR", help="the runs' folder (default: runs/NAME)")
     parser.add_argument("--only", action="append", metavar="ROW", help="this row alone (may be repeated)")
     parser.add_argument("--table", action="store_true", help="train nothing: the table of what is finished")
@@ -26,7 +27,7 @@ def main() -> None:
 
     from tinydet_tf.training.run.plans import load_plan, results, run_plan, table
 
-    plan = load_plan(args.plan, only=args.only)
+    plan = load_plan(args.plan, only=args.only, data=args.data)
     output = args.output or Path("runs") / args.plan.stem
     if not args.table:
         run_plan(plan, output)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_path
 from tinydet_tf.cli.options import add_recipe, check_least, check_outputs, load_recipe
+from tinydet_tf.commands import command_text
 from tinydet_tf.data.labelled import SPLIT_CHOICES
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    add_recipe(parser, "data.augmentation=ssd")
+    add_recipe(parser, "data.augmentation=none")
     parser.add_argument("--split", choices=SPLIT_CHOICES, default="train", help="of --data (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=8, metavar="N", help="(default: 8)")
-    parser.add_argument("--columns", type=int, default=4, metavar="N", help="(default: 4)")
-    parser.add_argument("--output", type=Path, required=True, metavar="OUT.jpg")
+    parser.add_argument("--images", type=int, default=8, metavar="N", help="how many (default: 8)")
+    parser.add_argument("--columns", type=int, default=4, metavar="N", help="how many side by side (default: 4)")
+    parser.add_argument("--output", type=Path, required=True, metavar="OUT.jpg", help="the picture to write")
     return parser.parse_args()
 
 
@@ -49,3 +51,5 @@ def main() -> None:
     with atomic_path(args.output) as temporary:
         picture.save(temporary, quality=85)
     print(f"Written: {args.output}, {args.images} images, {int(batch['gt_mask'].sum())} boxes")
+    if args.data is not None and args.config is None and not args.assignments:
+        print(f"Next, if this is what shall be learnt:\n  {command_text('train')} --data {shlex.quote(args.data)}")
