@@ -17,6 +17,7 @@ const byId = (id) => document.getElementById(id);
 const view = byId('view');
 const stage = byId('stage');
 const slider = byId('threshold');
+let sliderMoved = false;
 
 let detector = null;
 /** What is shown: an ImageBitmap, or the canvas with the camera's last frame. */
@@ -59,7 +60,12 @@ async function useModel(litert, content, name) {
   // The old one is let go only now: after a bad file the page works on as before.
   detector?.delete();
   detector = loaded;
-  const {variant, quantization, input_size: size, num_classes: classes} = detector.info;
+  const {variant, quantization, input_size: size, num_classes: classes, suggested_threshold: suggested} = detector.info;
+  // What the file suggests counts until somebody moves the slider.
+  if (suggested != null && !sliderMoved) {
+    slider.value = suggested;
+    showThreshold();
+  }
   byId('model').textContent = `${variant}, ${quantization}, ${size} × ${size}, ${classes} classes · ${name}`;
   if (picture && !camera) await detect();
 }
@@ -268,8 +274,13 @@ function connect(litert) {
   });
 }
 
-slider.addEventListener('input', () => {
+function showThreshold() {
   byId('threshold-shown').textContent = Number(slider.value).toFixed(2);
+}
+
+slider.addEventListener('input', () => {
+  sliderMoved = true;
+  showThreshold();
   draw();
 });
 new ResizeObserver(draw).observe(stage);
