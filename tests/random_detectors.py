@@ -36,6 +36,25 @@ def spread_detector(pictures: NDArray[np.uint8], num_classes: int, *, steps: int
     for layer in detector.rpn_head.layers + detector.rcnn_head.layers:
         if layer.name in ("rpn_score", "rcnn_score"):
             layer.set_weights([weights * 10 for weights in layer.get_weights()])
-    for _ in range(steps):
-        detector.features(pictures.astype(np.float32), training=True)
+    fit_statistics(detector, pictures, times=steps)
     return detector
+
+
+def fit_statistics(detector: Any, pictures: NDArray[Any], *, times: int) -> None:
+    """Moves the statistics of batch normalization as far as showing the pictures so many times does.
+
+    In training a layer normalizes by the batch itself, so every time is the same: the statistics keep momentum ** times
+    of what they were, which once with that momentum does too.
+
+    Args:
+      detector: a TinyDet.
+      pictures: [N, S, S, 3] of its input size.
+      times: how often they are shown.
+    """
+    layers = [layer for layer in detector.submodules if hasattr(layer, "moving_mean")]
+    kept = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum **= times
+    detector.features(pictures.astype(np.float32), training=True)
+    for layer, momentum in zip(layers, kept, strict=True):
+        layer.momentum = momentum

@@ -21,14 +21,12 @@ from tinydet_tf.training.run.train import make_optimizer
 from tinydet_tf.training.step.trainer import Trainer
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablations"
-#: Keys whose tests are quick ones, beside one backbone of Keras: the rest takes minutes.
+#: Keys whose tests are quick ones: the rest takes minutes.
 CODE = {"pyramid_conv"}
-#: Of the backbones that Keras has, the one with all that sets them apart.
-KERAS_BACKBONE = "mobilenetv3large"
 
 
 def is_quick(row: Ablation) -> bool:
-    return bool(set(row.changes) & CODE) or row.changes.get("backbone") == KERAS_BACKBONE
+    return bool(set(row.changes) & CODE)
 
 
 #: Several configs are TinyDet-M under another name. Those that only change numbers are slow tests.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from tinydet_lite.errors import UserError
 from tinydet_tf import recipes
 from tinydet_tf.commands import COMMANDS, child_command, command_text, command_words, module_of
 from tinydet_tf.config import load_config
-from tinydet_tf.recipes import CONFIGS, plan_file, recipe_file
+from tinydet_tf.recipes import CONFIGS, plan_file, recipe_file, recipe_files
 from tinydet_tf.training.run.plans import load_plan
 
 CLI = Path(recipes.__file__).with_name("cli")
@@ -33,7 +34,7 @@ def test_scripts_and_commands_are_the_same() -> None:
     modules = {module_of(name) for name in COMMANDS}
     assert len(modules) == len(COMMANDS)
     assert {path.stem for path in SCRIPTS.glob("*.py")} == modules
-    assert {path.stem for path in CLI.glob("*.py")} - {"__init__", "main", "options"} == modules
+    assert {path.stem for path in CLI.glob("*.py")} - {"__init__", "main", "options", "quiet"} == modules
     for path in SCRIPTS.glob("*.py"):
         assert f"from tinydet_tf.cli.{path.stem} import main\n" in path.read_text()
 
@@ -56,7 +57,33 @@ def test_no_help_waits_for_tensorflow() -> None:
         "print(commands, [m for m in ('tensorflow', 'tf_keras', 'matplotlib') if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['tinydet_tf.cli.main'] []"
+    assert done.stdout.strip() == "['tinydet_tf.cli.quiet', 'tinydet_tf.cli.main'] []"
+
+
+def test_loading_tensorflow_prints_nothing() -> None:
+    run = [sys.executable, SCRIPTS / "count_madds.py", "--variant", "S"]
+    done = subprocess.run(run, capture_output=True, text=True, env=without_log_level(), check=True)
+    assert done.stderr == "" and "Parameters" in done.stdout
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_tensorflow_prints_is_lost_only_if_it_loads(fails: bool, tmp_path: Path) -> None:
+    (tmp_path / "tensorflow.py").write_text(
+        "import os\nos.write(2, b'a page of C++\\n')\n"
+        + ("raise ImportError('no such library')\n" if fails else "class config:\n    list_physical_devices = list\n")
+    )
+    program = "import sys, tinydet_tf.cli, tensorflow; sys.stderr.write('after\\n')"
+    environment = without_log_level() | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    if fails:
+        assert done.returncode == 1 and done.stderr.startswith("a page of C++\n") and "no such library" in done.stderr
+    else:
+        assert (done.returncode, done.stderr) == (0, "after\n")
+
+
+def without_log_level() -> dict[str, str]:
+    """The environment of a user who set nothing."""
+    return {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
 
 
 @pytest.mark.parametrize(
@@ -189,3 +216,13 @@ def test_no_two_recipes_have_the_same_name() -> None:
 )
 def test_an_unknown_recipe(given: str, words: str, tinydet: Command) -> None:
     tinydet("count-madds", "--config", given).assert_refused_alone(words)
+
+
+def test_a_pattern_means_the_projects_files_outside_of_a_checkout(
+    tinydet: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = recipe_files(Path("configs/ablations/table6_*.yaml"))
+    assert found == sorted((CONFIGS / "ablations").glob("table6_*.yaml")) and len(found) > 2
+    assert recipe_files(Path("digits_s")) == [Path("digits_s")]
+    tinydet("count-madds", "--config", "configs/nothing/*.yaml").assert_refused("configs/nothing/*.yaml")

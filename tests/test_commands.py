@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from commands import Command
+from commands import SCRIPTS, Command
+from tinydet_lite.detector import Detector
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.weights import LAST, read_config
+from tinydet_tf.weights import LAST, keep_threshold, read_config, read_threshold
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +23,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SMALL = [
-    "train.batch_size=2", "train.epochs=1", "train.nms_pre=300", "train.proposals=100", "train.rcnn_samples=32",
-    "train.learning_rate=1e-4",
+    "model.backbone=shallow", "model.input_size=128", "train.batch_size=2", "train.epochs=1",
+    "train.nms_pre=300", "train.proposals=100", "train.rcnn_samples=32", "train.learning_rate=1e-4",
 ]  # fmt: skip
 
 
@@ -31,9 +32,15 @@ def small(*more: str) -> list[str]:
     return [part for value in (*SMALL, *more) for part in ("--set", value)]
 
 
+def small_run(*more: str) -> list[str]:
+    """With the variant's own network, anchors and input."""
+    recipe = [value for value in SMALL if not value.startswith("model.")]
+    return [part for value in (*recipe, *more) for part in ("--set", value)]
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
-    """A run of S, made once; tests that change it copy it."""
+    """A run, made once; tests that change it copy it."""
     from tinydet_tf.config import load_config
     from tinydet_tf.training.run.train import train
 
@@ -46,7 +53,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, digits: Path) -> Path:
 @pytest.mark.parametrize("variant", ["S", *(pytest.param(v, marks=pytest.mark.slow) for v in "ML")])
 def test_the_whole_way(variant: str, command: Command, digits: Path, tmp_path: Path) -> None:
     run, model = tmp_path / "run", tmp_path / "model.tflite"
-    done = command("train.py", "--variant", variant, "--data", digits, "--output", run, *small("data.limit=2"))
+    done = command("train.py", "--variant", variant, "--data", digits, "--output", run, *small_run("data.limit=2"))
     assert done.code == 0, done.err
     assert {p.name for p in run.iterdir()} == {
         "config.yaml", "metrics.json", "best.weights.h5", "last.weights.h5", "logs", "backup",
@@ -56,7 +63,12 @@ def test_the_whole_way(variant: str, command: Command, digits: Path, tmp_path: P
     assert list((run / "logs").rglob("events.out.tfevents.*"))
 
     keras_json, tflite_json = tmp_path / "keras.json", tmp_path / "tflite.json"
-    assert command("evaluate.py", "--model", run, "--data", digits, "--json", keras_json).code == 0
+    done = command("evaluate.py", "--model", run, "--data", digits, "--json", keras_json)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-2:] == [
+        f"  python {SCRIPTS / 'evaluate.py'} --model {run} --data {digits} --json {keras_json} --report report",
+        f"  python {SCRIPTS / 'export.py'} --model {run} --output {run / 'model.tflite'}",
+    ]
     done = command("export.py", "--model", run, "--output", model)
     assert done.code == 0 and "builtin only" in done.out, done.err
     done = command("evaluate.py", "--model", model, "--variant", variant, "--data", digits, "--json", tflite_json)
@@ -109,6 +121,7 @@ def test_resume_refuses_what_would_be_ignored(command: Command, digits: Path, tr
     command("train.py", "--output", run, "--resume", "--set", "train.epochs=2").assert_refused("backup is damaged")
 
 
+@pytest.mark.slow
 def test_early_stopping_and_overwrite(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
     """Nothing is learnt at this rate: the AP of the second epoch is no better than the first's."""
     run = tmp_path / "run"
@@ -123,7 +136,9 @@ def test_early_stopping_and_overwrite(command: Command, digits: Path, trained: P
     assert done.code == 0, done.err
     content = json.loads((run / "metrics.json").read_text())
     assert [entry["epoch"] for entry in content["history"]] == [1, 2]
-    assert content["best"]["epoch"] == 1
+    aps = [entry["val_AP"] for entry in content["history"]]
+    assert content["best"]["epoch"] == (2 if aps[1] == aps[0] else 1)  # of equal ones the last
+    assert content["best"]["val_AP"] == aps[0] == max(aps)
 
 
 def test_a_loss_that_is_no_number_ends_the_run(command: Command, digits: Path, tmp_path: Path) -> None:
@@ -229,7 +244,7 @@ def test_one_tolerance_along_the_chain(
         (("evaluate.py", "--model", model, "--data", folder), "val"),
         (("evaluate.py", "--model", model, "--data", folder, "--tiles", "1x2", "--split", "train"), "train"),
         (("show_batch.py", "--data", folder, "--output", tmp_path / "batch.jpg"), "train"),
-        (("anchor_coverage.py", "--data", folder, "--models", "s"), "val"),
+        (("anchor_coverage.py", "--data", folder, "--models", "s"), "train"),
     )
     for arguments, *splits in chain:
         caplog.clear()
@@ -278,14 +293,35 @@ def test_output_that_cannot_be_written(command: Command, digits: Path, trained: 
     command("export.py", "--model", trained, "--output", file / "x.tflite").assert_refused("no folder")
 
 
+def test_the_exported_file_has_the_runs_threshold(
+    command: Command, digits: Path, trained: Path, tmp_path: Path
+) -> None:
+    """Until somebody names another; a report of val gives weights without one theirs."""
+    pytest.importorskip("matplotlib")
+    run, model, report = tmp_path / "run", tmp_path / "model.tflite", tmp_path / "report"
+    shutil.copytree(trained, run)
+    keep_threshold(run, 0.37)
+    export = ("export.py", "--model", run, "--output", model)
+    for more, threshold, said in (((), 0.37, "0.37, the best F1"), (("--threshold", 0.6), 0.6, "0.6, as given")):
+        done = command(*export, *more)
+        assert done.code == 0 and f"Score threshold in the file: {said}" in done.out, done.err
+        assert Detector(model).score_threshold == threshold
+    done = command("evaluate.py", "--model", run, "--data", digits, "--report", report)
+    assert done.code == 0, done.err
+    numbers = json.loads((report / "report.json").read_text())
+    assert numbers["used"]["threshold"] == 0.37 and numbers["used"]["source"] == "model"
+    assert read_threshold(run) == 0.37
+    command(*export, "--threshold", "nan").assert_refused_alone("--threshold is nan; give a score from 0 to 1")
+
+
 def test_wrong_weights(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
     command("evaluate.py", "--model", tmp_path / "absent").assert_refused("does not exist")
     command("evaluate.py", "--model", tmp_path).assert_refused("holds neither best.weights.h5 nor last.weights.h5")
     command("evaluate.py", "--model", trained, "--variant", "M", "--data", digits).assert_refused("holds TinyDet-S")
     run = tmp_path / "run"
-    train = ("train.py", "--data", digits, "--output", run, *small())
+    train = ("train.py", "--data", digits, "--output", run, *small_run())
     command(*train, "--variant", "M", "--init", trained).assert_refused(
-        "has the backbone mobilenetv3_d (TinyDet-S), this detector mobilenetv3_bc"
+        "has the backbone shallow (TinyDet-S), this detector mobilenetv3_bc"
     )
     for content in (
         b"",
@@ -335,13 +371,11 @@ def test_evaluation_needs_the_models_classes(command: Command, digits: Path, tra
     command("evaluate.py", "--model", trained, "--data", folder).assert_refused("does not know", "zebra")
 
 
-def test_weights_of_plain_keras_need_the_variant(command: Command, digits: Path, trained: Path, tmp_path: Path) -> None:
-    import h5py
+def test_weights_of_plain_keras_need_the_variant(command: Command, digits: Path, tmp_path: Path) -> None:
+    from tinydet_tf.model.detector import build_detector
 
     path = tmp_path / "plain.weights.h5"
-    shutil.copy(trained / LAST, path)
-    with h5py.File(path, "r+") as file:
-        del file.attrs["tinydet_config"]
+    build_detector("S", 10).save_weights(path)
     command("export.py", "--model", path, "--output", tmp_path / "x.tflite").assert_refused("give --variant")
     done = command("export.py", "--model", path, "--variant", "S", "--output", tmp_path / "x.tflite")
     assert done.code == 0 and "10 classes" in done.out, done.err

@@ -10,14 +10,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 #: Each part may import itself and what stands before it; parts on one line do not know each other unless named.
 LAYERS = [
-    {"commands", "recipes", "backbones"},  # backbones: the tables of model/, plain data that the configuration needs
+    {
+        "commands",
+        "recipes",
+        "backbones",
+        "run_files",
+    },  # backbones: the tables of model/, plain data that the configuration needs
     {"config", "anchors", "boxes"},
     {"layers", "assign"},
     {"model"},
     {"weights", "data"},
+    {"keras_detector", "matching"},
     {"evaluation", "export", "checkpoints"},
     {"training"},
-    {"analysis"},
+    {"analysis", "report", "api"},
     {"cli"},
     {"__main__"},
 ]
@@ -150,6 +156,12 @@ def test_the_edge_halfs_face() -> None:
     assert {"Detector", "Detections", "TiledDetector", "draw"} <= set(tinydet_lite.__all__)
     assert all(getattr(tinydet_lite, name) is not None for name in tinydet_lite.__all__)
     program = "import sys, tinydet_lite; print([m for m in sys.modules if m.startswith('tinydet_lite.media')])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_evaluating_and_exporting_load_nothing_of_training() -> None:
+    program = "import sys, tinydet_tf.api; print([m for m in sys.modules if m.startswith('tinydet_tf.training')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -80,7 +80,7 @@ def test_table(tmp_path: Path) -> None:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     keras.utils.set_random_seed(1)
     names = tuple(str(digit) for digit in range(10))
-    detector = tinydet_tf.build_detector("S", num_classes=10, input_size=128)
+    detector = tinydet_tf.build_detector("S", num_classes=10, input_size=128, backbone="shallow")
     config = Config(variant="S", model=detector.config, class_names=names, category_ids=tuple(range(1, 11)))
     path = tmp_path_factory.mktemp("weights") / "w.weights.h5"
     save_weights(detector, config, path)

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import logging
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from scenes import dataset_of
+from tinydet_lite.detections import Detections
 from tinydet_lite.errors import UserError
+from tinydet_tf.cli.evaluate import suggestion
 from tinydet_tf.config import Config, model_config
+from tinydet_tf.matching import OperatingPoint
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.training.run.train import report_start
-from tinydet_tf.weights import initialize, load_detector, save_backbone, save_weights
+from tinydet_tf.training.run.callbacks import CocoValidation
+from tinydet_tf.training.run.train import RunTrainer, report_start
+from tinydet_tf.weights import (
+    initialize,
+    keep_threshold,
+    load_detector,
+    read_config,
+    read_threshold,
+    save_backbone,
+    save_weights,
+)
 
 SMALL = {"input_size": 64}
 
@@ -115,3 +135,80 @@ def test_what_the_weights_were_trained_with_is_told(tmp_path: Path, caplog: pyte
         assert text in told
     # A backbone knows nothing of anchors.
     assert set(initialize(changed, tmp_path / "backbone.weights.h5", variant="S").different) == {"align"}
+
+
+@functools.cache
+def saved_detector() -> tuple[TinyDet, Config]:
+    """One that is only written."""
+    return detector(2)
+
+
+def test_the_threshold_travels_with_the_weights(tmp_path: Path) -> None:
+    source, config = saved_detector()
+    file = tmp_path / "best.weights.h5"
+    save_weights(source, config, file)
+    assert read_threshold(file) is None, "as in files from before there was one"
+    save_weights(source, config, file, threshold=0.42)
+    assert read_threshold(file) == read_threshold(tmp_path) == 0.42
+    assert keep_threshold(tmp_path, 0.5) == file and read_threshold(file) == 0.5
+    assert [path.name for path in tmp_path.iterdir()] == ["best.weights.h5"]
+    kept = read_config(file)  # checks the sum, which is of the weights
+    assert kept is not None and kept.class_names == config.class_names
+    for wrong in (1.5, float("nan"), "half"):
+        with h5py.File(file, "r+") as content:
+            content.attrs["tinydet_threshold"] = wrong
+        with pytest.raises(UserError, match=r"its score threshold is .*not a number from 0 to 1"):
+            read_threshold(file)
+    file.write_bytes(b"none")
+    with pytest.raises(UserError, match="is damaged"):
+        read_threshold(file)
+
+
+def test_training_keeps_the_threshold_of_the_weights_that_it_was_measured_with(tmp_path: Path) -> None:
+    """An ant found at 0.8, one invented at 0.4: F1 is 1 from 0.41 to 0.80, whose middle is 0.60."""
+    source, config = saved_detector()
+    data = dataset_of(tmp_path / "data", [{"box": [10, 10, 20, 20], "category": 3}], names={3: "ant", 17: "bee"})
+    boxes = np.array([[10, 10, 30, 30], [90, 90, 110, 110]], np.float32)
+    found = Detections(boxes, np.array([0.8, 0.4], np.float32), np.zeros(2, np.int32), ("ant", "ant"))
+    nothing = Detections.empty()
+    shown = iter([found, nothing, nothing, *[nothing] * 3])  # the three pictures, twice
+    callback = CocoValidation(
+        lambda: lambda _: next(shown), ("ant", "bee"), data, every=2, epochs=4, strategy=tf.distribute.get_strategy()
+    )
+    copy: Any = SimpleNamespace(detector=source)
+    trainer = RunTrainer(source, config, copy)
+    callback.set_model(trainer)
+    file = tmp_path / "best.weights.h5"
+    for epoch, expected in enumerate((None, 0.6, None, None)):  # epochs 2 and 4 are validated
+        logs: dict[str, Any] = {}
+        callback.on_epoch_end(epoch, logs)
+        trainer.save_weights(str(file))
+        assert read_threshold(file) == expected
+        assert logs.get("val_threshold") == expected
+        assert ("val_F1" in logs) == bool(epoch % 2)
+        if expected:
+            assert logs["val_F1"] == 1.0
+
+
+def test_what_a_report_does_with_its_threshold(tmp_path: Path) -> None:
+    """Only weights without one get it, and only from all of val: a test split never tunes the model."""
+    file = tmp_path / "best.weights.h5"
+    h5py.File(file, "w").close()
+    point = OperatingPoint(0.42, 0.8, 0.7, 0.75)
+
+    def told(best: OperatingPoint | None = point, split: str = "val", limit: int | None = None) -> str:
+        args = argparse.Namespace(model=tmp_path, split=split, limit=limit)
+        return suggestion(args, best, read_threshold(tmp_path))
+
+    for text, words in (
+        (told(None), "no threshold is suggested"),
+        (told(split="test"), r"of the test split, so the run does not keep it \(.*export --threshold 0.42"),
+        (told(limit=5), "of a part of the images, so the run does not keep it"),
+    ):
+        assert re.search(words, text), text
+        assert read_threshold(file) is None
+    assert f"kept in {file}" in told() and read_threshold(file) == 0.42
+    assert "which the model suggests" in told()
+    other = dataclasses.replace(point, threshold=0.6)
+    for split in ("val", "test"):
+        assert "the model suggests 0.42 and keeps it" in told(other, split) and read_threshold(file) == 0.42

@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from environments import python_with, without_our_paths
-
-ROOT = Path(__file__).resolve().parents[1]
+from environments import ROOT, python_with_wheels
+from environments import run_apart as run
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The environment's Python. It has our wheels; all else is what this process has, read in its place."""
-    folder = tmp_path_factory.mktemp("wheels")
-    # A copy, so that nothing is left in the checkout, and nothing that lies about there gets into a wheel.
-    source = folder / "source"
-    rubbish = shutil.ignore_patterns("__pycache__", "build", "*.egg-info", ".*")
-    for name in ("tinydet_tf", "configs", "tflite"):
-        shutil.copytree(ROOT / name, source / name, ignore=rubbish)
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    python = python_with(folder / "environment")
-    others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
-    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = Path(run(folder, python, "-c", where).strip())
-    # Folders that a .pth file names are searched last, and the .pth files in them, as of editable packages, not read.
-    (packages / "others.pth").write_text("\n".join(others))
-    pip = (python, "-m", "pip", "--disable-pip-version-check", "-q")
-    built = ("--no-deps", "--no-build-isolation", "-w", folder / "built")
-    # Their setuptools before the older one that a new environment of Python 3.10 or 3.11 has.
-    run(folder, *pip, "wheel", *built, source / "tflite", source, PYTHONPATH=os.pathsep.join(others))
-    shutil.rmtree(source)
-    run(folder, *pip, "install", "--no-deps", "--force-reinstall", *(folder / "built").glob("*.whl"))
-    return python
-
-
-def run(folder: Path, *command: object, **variables: str) -> str:
-    """What the command, started in the folder, writes to stdout."""
-    environment = {**without_our_paths(), "TINYDET_CACHE": str(folder / "cache"), **variables}
-    done = subprocess.run(list(map(str, command)), cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return python_with_wheels(tmp_path_factory.mktemp("wheels"))
 
 
 @pytest.mark.slow

@@ -271,6 +271,10 @@ def pascal_voc(root: Path) -> None:
         text(root / "ImageSets" / "Main" / f"{split}.txt", "".join(f"{stem}\n" for stem in SPLITS[split]))
 
 
+def pascal_voc_without_lists(root: Path) -> None:
+    voc_pairs(root / "JPEGImages", root / "Annotations", EVERYTHING)
+
+
 def cvat_voc(root: Path) -> None:
     voc_pairs(root / "JPEGImages", root / "Annotations", EVERYTHING, "0.0")
     text(root / "ImageSets" / "Main" / "default.txt", "".join(f"{stem}\n" for stem in EVERYTHING))
@@ -317,6 +321,7 @@ EXPORTS: Mapping[str, Export] = {
     "labelImg, YOLO": Export(labelimg_yolo, None),
     "FiftyOne, YOLO": Export(fiftyone_yolo, TRAIN_VAL),
     "Pascal VOC": Export(pascal_voc, TRAIN_VAL),
+    "Pascal VOC without lists": Export(pascal_voc_without_lists, None),
     "CVAT, VOC": Export(cvat_voc, None),
     "Roboflow, VOC": Export(roboflow_voc, WITH_TEST),
     "labelImg, VOC": Export(labelimg_voc, None),

@@ -71,6 +71,15 @@ def test_the_int8_twins_cost_the_same(variant: str, twin: str) -> None:
     ]
 
 
+def test_the_page_says_what_efficientnet_lite0_costs() -> None:
+    page = (ROOT / "docs" / "fine_tuning.md").read_text()
+    for backbone in ("mobilenetv3_d", "efficientnet_lite0"):
+        found = cost_of(model_config("S", backbone=backbone))
+        totals = found.totals
+        numbers = f"{totals['total']:.2f} M | {totals['backbone']:.2f} M | {found.parameters:,} |"
+        assert numbers in page, f"{backbone}: {numbers}"
+
+
 def test_parameters_are_the_published_ones() -> None:
     assert [cost(v).parameters for v in "SML"] == [2_573_037, 5_120_706, 5_120_706]
 

@@ -50,6 +50,14 @@ class Trainer:
         return self.compute_losses(batch)
 
 
+def test_a_trunk_of_mixed_precision_is_timed() -> None:
+    """Its features are bfloat16, the RPN's outputs float32."""
+    trainer: Any = Trainer()
+    trainer.detector.rpn = lambda features: ([tf.cast(f, tf.bfloat16) for f in features], features)
+    batches = tf.data.Dataset.from_tensors({"images": tf.ones([2, 3])})
+    assert measure_training(trainer, batches, batch_size=2, steps=1).trunk > 0
+
+
 def test_parts_add_up_to_the_step() -> None:
     trainer: Any = Trainer()
     ticks = itertools.count()
