@@ -43,7 +43,7 @@ def found(dataset: CocoDataset, results: Path, area: int) -> tuple[int, int]:
 def test_learns_16_photographs_by_heart(coco_mini: Path, tmp_path: Path) -> None:
     """Half of the recipe's photographs for half of its epochs, a quarter of its time.
 
-    By then it knows about 59 of the 72 objects and 14 of the 25 small ones, which it learns last. Objects are found or
+    By then it knows 54 to 59 of the 72 objects and 14 or 15 of the 25 small ones, which it learns last. Objects are found or
     not, so other roundings give other numbers: the bounds are three standard deviations of a binomial below. A network
     with a bug in the fine levels finds next to none of the small ones.
     """
@@ -58,6 +58,6 @@ def test_learns_16_photographs_by_heart(coco_mini: Path, tmp_path: Path) -> None
     whole, small = (found(dataset, run / "keras.detections.json", area) for area in (ALL, SMALL))
     print("found", whole, "of them small", small)
     assert (whole[1], small[1]) == (72, 25)
-    assert whole[0] >= 48
+    assert whole[0] >= 43
     assert small[0] >= 7
     assert abs(keras["AP"] - tflite["AP"]) <= 0.002

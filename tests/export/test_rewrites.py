@@ -22,8 +22,8 @@ from tinydet_tf.export.convert import to_flatbuffer
 from tinydet_tf.export.graph import HostGraph
 from tinydet_tf.export.rewrites import proposals, psroi
 from tinydet_tf.export.rewrites.pooled_depthwise import over_pooled, pool_and_convolve
-from tinydet_tf.export.rewrites.trained import as_dense
-from tinydet_tf.export.rewrites.trunk import FLOAT_TILE, merged_groups
+from tinydet_tf.export.rewrites.trained import Convolution, as_dense
+from tinydet_tf.export.rewrites.trunk import FLOAT_TILE, first_of_groups, merged
 from tinydet_tf.layers.psroi_align import psroi_align
 from tinydet_tf.model.detector import TinyDet
 
@@ -152,22 +152,54 @@ def test_pool_and_convolution_as_one_conv(side: int) -> None:
 
 
 @FORMS
-def test_widths_of_the_backbone_fill_the_runtimes_tiles(integer: bool) -> None:
-    """M has widths of 36, 60, 108 and 180. That the outputs stay the same is test_every_configuration's."""
+def test_widths_of_the_trunk_fill_the_runtimes_tiles(integer: bool) -> None:
+    """M has widths of 36, 60, 108, 180 and 245. That the outputs stay the same is test_every_configuration's."""
     content = to_flatbuffer(HostGraph(lively_detector("M", **SMALL), integer=integer))
-    graph = schema.ModelT.InitFromPackedBuf(content, 0).subgraphs[0]
-    shapes = [tensor.shape for tensor in graph.tensors if b"trunk/block" in tensor.name and len(tensor.shape) == 4]
-    widths = {int(shape[3]) for shape in shapes if shape[0] == 1 and shape[1] == shape[2] > 1}
-    assert {36, 60, 108, 180} <= widths if integer else {40, 64, 112, 184} <= widths
-    assert integer or all(width % FLOAT_TILE == 0 for width in widths), widths
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    graph = model.subgraphs[0]
+    widths: dict[int, set[int]] = {}
+    for operator in graph.operators:
+        shapes = [graph.tensors[index].shape for index in (*operator.inputs[:2], operator.outputs[0])]
+        if model.operatorCodes[operator.opcodeIndex].builtinCode != schema.BuiltinOperator.CONV_2D or shapes[2][1] == 1:
+            continue  # squeeze-and-excite has one cell
+        groups = int(shapes[0][3] // shapes[1][3])
+        widths.setdefault(groups, set()).add(int(shapes[2][3]) // groups)
+    if integer:
+        assert {36, 60, 108, 180, 245} <= widths[1]
+        assert widths[17] == {15} and widths[7] == {35} and widths[5] == {49} and set(widths) == {1, 5, 7, 17}
+    else:
+        assert {40, 64, 112, 184, 248} <= widths[1] and all(width % FLOAT_TILE == 0 for width in widths[1])
+        assert widths[49] == {5} and widths[7] == {40} and widths[5] == {56} and set(widths) == {1, 5, 7, 49}
 
 
-@pytest.mark.parametrize("groups, merged", [(49, 7), (7, 7), (35, 7), (5, 5), (1, 1)])
-def test_merged_groups(groups: int, merged: int) -> None:
-    kernel = np.random.default_rng(0).normal(size=(1, 1, 245 // groups, 245)).astype(np.float32)
-    wider = merged_groups(kernel, groups)
-    assert 245 // wider.shape[2] == merged
-    np.testing.assert_array_equal(as_dense(wider, merged), as_dense(kernel, groups))
+@pytest.mark.parametrize("groups", [1, 5])
+def test_groups_are_filled_up_and_taken_out_again(groups: int) -> None:
+    rng = np.random.default_rng(groups)
+    kernel, shift = rng.normal(size=(1, 1, 2, 15)).astype(np.float32), rng.normal(size=15).astype(np.float32)
+    x = rng.normal(size=(1, 3, 4, 2 * groups)).astype(np.float32)
+    wide = Convolution(kernel, shift).with_group_outputs(groups, 16)
+    y = tf.concat([tf.nn.conv2d(part, k, 1, "VALID") for part, k in zip(
+        np.split(x, groups, 3), np.split(wide.kernel, groups, 3), strict=True)], 3)  # fmt: skip
+    assert y.shape[-1] == 16 * groups and np.all(y.numpy().reshape(-1, groups, 16)[..., 15 // groups :] == 0)
+    expected = tf.concat([tf.nn.conv2d(part, k, 1, "VALID") for part, k in zip(
+        np.split(x, groups, 3), np.split(kernel, groups, 3), strict=True)], 3)  # fmt: skip
+    # Sums of two products of normal numbers, in whichever order and with one rounding or two: 4 * 2^-24 of up to 16.
+    np.testing.assert_allclose(first_of_groups(y, groups, 15 // groups), expected, rtol=0, atol=4e-6)
+    np.testing.assert_array_equal(first_of_groups(wide.shift[None, None, None], groups, 15 // groups)[0, 0, 0], shift)
+
+
+@pytest.mark.parametrize("groups, fewer, width", [(49, 17, 15), (35, 18, 14), (7, 7, 35), (5, 5, 49), (1, 1, 245)])
+def test_groups_of_integers_are_merged(groups: int, fewer: int, width: int) -> None:
+    rng = np.random.default_rng(0)
+    narrow = Convolution(
+        rng.normal(size=(1, 1, 245 // groups, 245)).astype(np.float32), rng.normal(size=245).astype(np.float32)
+    )
+    wide, count = merged(narrow, groups)
+    assert (count, wide.kernel.shape[2]) == (fewer, width)
+    dense = as_dense(wide.kernel, count)
+    np.testing.assert_array_equal(dense[:245, :245], as_dense(narrow.kernel, groups))
+    np.testing.assert_array_equal(wide.shift[:245], narrow.shift)
+    assert not dense[245:].any() and not dense[:, 245:].any() and not wide.shift[245:].any()
 
 
 def rois_of(size: int, count: int, seed: int) -> np.ndarray:

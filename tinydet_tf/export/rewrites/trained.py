@@ -35,9 +35,17 @@ class Convolution:
 
     def with_outputs(self, channels: int) -> Convolution:
         """With further outputs that are zeros, `channels` in all."""
-        more = channels - self.kernel.shape[3]
-        shift = None if self.shift is None else np.pad(self.shift, [0, more])
-        return Convolution(np.pad(self.kernel, [(0, 0), (0, 0), (0, 0), (0, more)]), shift)
+        return self.with_group_outputs(1, channels)
+
+    def with_group_outputs(self, groups: int, channels: int) -> Convolution:
+        """With further outputs that are zeros at the end of each group, `channels` in each."""
+
+        def filled(values: FloatArray) -> FloatArray:
+            parts = values.reshape(*values.shape[:-1], groups, -1)
+            more = [(0, 0)] * (parts.ndim - 1) + [(0, channels - parts.shape[-1])]
+            return np.pad(parts, more).reshape(*values.shape[:-1], -1)
+
+        return Convolution(filled(self.kernel), None if self.shift is None else filled(self.shift))
 
 
 class Trained:

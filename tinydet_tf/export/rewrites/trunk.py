@@ -6,7 +6,7 @@ factors end up in the weights behind it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +19,17 @@ from tinydet_tf.model.backbone import PIXEL_MEAN, PIXEL_STD
 from tinydet_tf.model.backbones import BACKBONES, BlockSpec
 from tinydet_tf.model.detector import TinyDet
 
-#: Blocks of a grouped pointwise conv narrower than this waste the runtime's tiles of 16 (x86) and 8 (ARM) channels.
-NARROWEST_BLOCK = 32
-#: In float, widths of the backbone are filled up to a multiple of this with channels of zeros: XNNPACK computes eight
-#: channels of a row at a time, but takes a slower kernel where filling up by itself would waste more than a hundredth.
-#: Integers have no such kernel, and wider tiles cost more than they gain (docs/rewrites.md).
+#: In integers, groups of a pointwise conv are merged up to this width, with zeros in between: the runtime computes 16
+#: outputs at a time on a Raspberry Pi 5 and on x86.
+INTEGER_TILE = 16
+#: In float, widths of the backbone, the pyramid and the RPN are filled up to a multiple of this with channels of zeros:
+#: XNNPACK computes eight channels of a row at a time, but takes a slower kernel where filling up by itself would waste
+#: more than a hundredth. Integers have no such kernel, and wider tiles cost more than they gain (docs/rewrites.md).
 FLOAT_TILE = 8
+
+
+#: What stands behind a conv, number by number.
+Activation = Callable[[tf.Tensor], tf.Tensor]
 
 
 @dataclass(frozen=True)
@@ -127,7 +132,7 @@ class Trunk:
         merged = []
         for level, tap in enumerate(taps):
             with scope(f"{TRUNK}/lateral{level}"):
-                merged.append(self.convolve(tap, self.trained.convolution(f"lateral{level}")))
+                merged.append(self.dense(tap, self.trained.convolution(f"lateral{level}")))
         for level in range(len(merged) - 2, -1, -1):
             with scope(f"{TRUNK}/lateral{level}"):
                 merged[level] = self.add_upsampled(merged[level], merged[level + 1])
@@ -146,26 +151,45 @@ class Trunk:
         total = blocks + tf.reshape(coarse, [height, 1, width, 1, channels])
         return tf.reshape(total, [1, 2 * height, 2 * width, channels])
 
-    def pyramid_conv(self, x: tf.Tensor, name: str, groups: int) -> tf.Tensor:
-        """tinydet_tf.layers.blocks.pyramid_conv."""
+    def pyramid_conv(self, x: tf.Tensor, name: str, groups: int, activate: Activation = tf.identity) -> tf.Tensor:
+        """tinydet_tf.layers.blocks.pyramid_conv, and an activation."""
         if self.config.pyramid_conv == "conventional":
-            weights = self.trained.convolution(f"{name}_conv")
-            return self.convolve(Scaled(x), weights)
+            return activate(self.dense(Scaled(x), self.trained.convolution(f"{name}_conv")))
         y = self.depthwise(Scaled(x), self.trained.convolution(f"{name}_depthwise"), 1).value
-        return self.grouped(y, self.trained.convolution(f"{name}_pointwise"), groups)
+        return self.grouped(y, self.trained.convolution(f"{name}_pointwise"), groups, activate)
 
-    def grouped(self, x: tf.Tensor, weights: Convolution, groups: int) -> tf.Tensor:
-        return tf.nn.conv2d(x, merged_groups(weights.kernel, groups), 1, "VALID") + weights.shift
+    def dense(self, x: Scaled, weights: Convolution) -> tf.Tensor:
+        """A dense conv as wide as it was trained, though the runtime computes whole tiles."""
+        y = self.convolve(x, weights, tile=self.tile)
+        return first_of_groups(y, 1, weights.kernel.shape[-1])
+
+    def grouped(self, x: tf.Tensor, weights: Convolution, groups: int, activate: Activation) -> tf.Tensor:
+        """A pointwise conv in groups.
+
+        Integers: narrow groups merged. Float: the outputs of each group filled up to tiles; groups narrower than a tile
+        stay as they are, for neither zeros in between nor copies to take them out again pay.
+        """
+        channels = weights.kernel.shape[-1]
+        if self.integer:
+            weights, groups = merged(weights, groups)
+            more = weights.kernel.shape[2] * groups - x.shape[-1]
+            y = tf.nn.conv2d(tf.pad(x, [(0, 0)] * 3 + [(0, more)]) if more else x, weights.kernel, 1, "VALID")
+            return first_of_groups(activate(y + weights.shift), 1, channels)
+        out = channels // groups
+        filled = out if out < self.tile else -(-out // self.tile) * self.tile
+        weights = weights.with_group_outputs(groups, filled)
+        y = activate(tf.nn.conv2d(x, weights.kernel, 1, "VALID") + weights.shift)
+        return first_of_groups(y, groups, out)
 
     def rpn(self, feature: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        x = tf.nn.relu(self.pyramid_conv(feature, "rpn_conv", self.config.rpn_groups))
+        x = self.pyramid_conv(feature, "rpn_conv", self.config.rpn_groups, tf.nn.relu)
         score, box = self.trained.convolution("rpn_score"), self.trained.convolution("rpn_box")
         if self.integer:  # each with a scale of its own
             return tuple(self.convolve(Scaled(x), w) for w in (score, box))
         assert score.shift is not None and box.shift is not None
         both = Convolution(np.concatenate([score.kernel, box.kernel], -1), np.concatenate([score.shift, box.shift]))
-        y = self.convolve(Scaled(x), both)
-        return y[..., : score.kernel.shape[-1]], y[..., score.kernel.shape[-1] :]
+        y = self.convolve(Scaled(x), both, tile=self.tile)
+        return y[..., : len(score.shift)], y[..., len(score.shift) : len(both.shift)]
 
     # Convolutions
 
@@ -227,13 +251,27 @@ class Trunk:
         return tf.reshape(rows, [1, height + before[0] + after, width + before[1] + after, channels]), "VALID"
 
 
-def merged_groups(kernel: FloatArray, groups: int) -> FloatArray:
-    """A grouped pointwise kernel [1, 1, I / g, O] as fewer groups of at least NARROWEST_BLOCK inputs, with zeros.
+def first_of_groups(x: tf.Tensor, groups: int, channels: int) -> tf.Tensor:
+    """The first channels of each group: [1, H, W, groups * C] -> [1, H, W, groups * channels]."""
+    _, height, width, wide = x.shape
+    if wide == groups * channels:
+        return x
+    if groups == 1:
+        return x[..., :channels]
+    rows = tf.reshape(x, [height * width, groups, wide // groups])[:, :, :channels]
+    return tf.reshape(rows, [1, height, width, groups * channels])
 
-    As it was where it is wide enough, or where no number of groups between fits.
+
+def merged(weights: Convolution, groups: int) -> tuple[Convolution, int]:
+    """A grouped pointwise conv [1, 1, I / g, O] with as many groups as fit into INTEGER_TILE inputs made one.
+
+    Zeros stand between the groups, and at the end, where the last one is not full: more inputs and outputs than before.
     """
-    channels = kernel.shape[2] * groups
-    fitting = [n for n in range(groups, 1, -1) if groups % n == 0 and channels // n >= NARROWEST_BLOCK]
-    if groups == 1 or not fitting or fitting[0] == groups:
-        return kernel
-    return as_grouped(as_dense(kernel, groups), fitting[0])
+    inner, channels = weights.kernel.shape[2:]
+    together = INTEGER_TILE // inner
+    if groups == 1 or together < 2:
+        return weights, groups
+    fewer = -(-groups // together)
+    whole = Convolution(as_dense(weights.kernel, groups)[None, None], weights.shift)
+    whole = whole.with_inputs(inner * together * fewer).with_outputs(channels // groups * together * fewer)
+    return Convolution(as_grouped(whole.kernel[0, 0], fewer), whole.shift), fewer
