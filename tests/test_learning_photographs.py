@@ -43,9 +43,9 @@ def found(dataset: CocoDataset, results: Path, area: int) -> tuple[int, int]:
 def test_learns_16_photographs_by_heart(coco_mini: Path, tmp_path: Path) -> None:
     """Half of the recipe's photographs for half of its epochs, a quarter of its time.
 
-    By then it knows 54 to 59 of the 72 objects and 14 or 15 of the 25 small ones, which it learns last. Objects are found or
-    not, so other roundings give other numbers: the bounds are three standard deviations of a binomial below. A network
-    with a bug in the fine levels finds next to none of the small ones.
+    By then it knows 54 to 59 of the 72 objects and 14 or 15 of the 25 small ones, which it learns last. Objects are
+    found or not, so other roundings give other numbers: the bounds are three standard deviations of a binomial below. A
+    network with a bug in the fine levels finds next to none of the small ones.
     """
     data, run = coco_mini / "dev_train", tmp_path / "run"
     values = (f"train.epochs={EPOCHS}", f"data.limit={IMAGES}")

@@ -19,9 +19,10 @@ from tinydet_tf.model.backbone import PIXEL_MEAN, PIXEL_STD
 from tinydet_tf.model.backbones import BACKBONES, BlockSpec
 from tinydet_tf.model.detector import TinyDet
 
-#: In integers, groups of a pointwise conv are merged up to this width, with zeros in between: the runtime computes 16
-#: outputs at a time on a Raspberry Pi 5 and on x86.
-INTEGER_TILE = 16
+#: Narrow groups of a pointwise conv are merged, with zeros in between: to what fits into 16 channels in integers, which
+#: the runtime computes at a time, to 32 or more in float. Narrower ones are faster there on ARM, but slower on x86
+#: (docs/rewrites.md).
+INTEGER_GROUP, FLOAT_GROUP = 16, 32
 #: In float, widths of the backbone, the pyramid and the RPN are filled up to a multiple of this with channels of zeros:
 #: XNNPACK computes eight channels of a row at a time, but takes a slower kernel where filling up by itself would waste
 #: more than a hundredth. Integers have no such kernel, and wider tiles cost more than they gain (docs/rewrites.md).
@@ -164,22 +165,18 @@ class Trunk:
         return first_of_groups(y, 1, weights.kernel.shape[-1])
 
     def grouped(self, x: tf.Tensor, weights: Convolution, groups: int, activate: Activation) -> tf.Tensor:
-        """A pointwise conv in groups.
-
-        Integers: narrow groups merged. Float: the outputs of each group filled up to tiles; groups narrower than a tile
-        stay as they are, for neither zeros in between nor copies to take them out again pay.
-        """
+        """A pointwise conv in groups: narrow ones merged, in float the outputs of each filled up to tiles."""
         channels = weights.kernel.shape[-1]
-        if self.integer:
-            weights, groups = merged(weights, groups)
-            more = weights.kernel.shape[2] * groups - x.shape[-1]
-            y = tf.nn.conv2d(tf.pad(x, [(0, 0)] * 3 + [(0, more)]) if more else x, weights.kernel, 1, "VALID")
-            return first_of_groups(activate(y + weights.shift), 1, channels)
-        out = channels // groups
-        filled = out if out < self.tile else -(-out // self.tile) * self.tile
-        weights = weights.with_group_outputs(groups, filled)
+        inner = weights.kernel.shape[2]
+        together = INTEGER_GROUP // inner if self.integer else -(-FLOAT_GROUP // inner)
+        if 1 < together < groups:
+            weights, groups = merged(weights, groups, together)
+        more = weights.kernel.shape[2] * groups - x.shape[-1]
+        x = tf.pad(x, [(0, 0)] * 3 + [(0, more)]) if more else x
+        out = weights.kernel.shape[-1] // groups
+        weights = weights.with_group_outputs(groups, -(-out // self.tile) * self.tile)
         y = activate(tf.nn.conv2d(x, weights.kernel, 1, "VALID") + weights.shift)
-        return first_of_groups(y, groups, out)
+        return first_of_groups(first_of_groups(y, groups, out), 1, channels)
 
     def rpn(self, feature: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         x = self.pyramid_conv(feature, "rpn_conv", self.config.rpn_groups, tf.nn.relu)
@@ -189,7 +186,8 @@ class Trunk:
         assert score.shift is not None and box.shift is not None
         both = Convolution(np.concatenate([score.kernel, box.kernel], -1), np.concatenate([score.shift, box.shift]))
         y = self.convolve(Scaled(x), both, tile=self.tile)
-        return y[..., : len(score.shift)], y[..., len(score.shift) : len(both.shift)]
+        scores, boxes = (weights.kernel.shape[-1] for weights in (score, box))
+        return y[..., :scores], y[..., scores : scores + boxes]
 
     # Convolutions
 
@@ -262,15 +260,12 @@ def first_of_groups(x: tf.Tensor, groups: int, channels: int) -> tf.Tensor:
     return tf.reshape(rows, [1, height, width, groups * channels])
 
 
-def merged(weights: Convolution, groups: int) -> tuple[Convolution, int]:
-    """A grouped pointwise conv [1, 1, I / g, O] with as many groups as fit into INTEGER_TILE inputs made one.
+def merged(weights: Convolution, groups: int, together: int) -> tuple[Convolution, int]:
+    """A grouped pointwise conv [1, 1, I / g, O] with every `together` groups made one.
 
     Zeros stand between the groups, and at the end, where the last one is not full: more inputs and outputs than before.
     """
     inner, channels = weights.kernel.shape[2:]
-    together = INTEGER_TILE // inner
-    if groups == 1 or together < 2:
-        return weights, groups
     fewer = -(-groups // together)
     whole = Convolution(as_dense(weights.kernel, groups)[None, None], weights.shift)
     whole = whole.with_inputs(inner * together * fewer).with_outputs(channels // groups * together * fewer)
