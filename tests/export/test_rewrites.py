@@ -201,7 +201,9 @@ def test_narrow_groups_are_merged(groups: int, together: int, fewer: int, width:
     dense = as_dense(wide.kernel, count)
     np.testing.assert_array_equal(dense[:245, :245], as_dense(narrow.kernel, groups))
     np.testing.assert_array_equal(wide.shift[:245], narrow.shift)
-    assert not dense[245:].any() and not dense[:, 245:].any() and not wide.shift[245:].any()
+    assert not dense[245:].any()
+    # What is cut off again has the weights of its neighbour: integers would have no scale for zeros.
+    assert (dense[:, 245:] == dense[:, 244:245]).all() and (wide.shift[245:] == wide.shift[244]).all()
 
 
 def rois_of(size: int, count: int, seed: int) -> np.ndarray:

@@ -263,10 +263,13 @@ def first_of_groups(x: tf.Tensor, groups: int, channels: int) -> tf.Tensor:
 def merged(weights: Convolution, groups: int, together: int) -> tuple[Convolution, int]:
     """A grouped pointwise conv [1, 1, I / g, O] with every `together` groups made one.
 
-    Zeros stand between the groups, and at the end, where the last one is not full: more inputs and outputs than before.
+    Zeros stand between the groups. Where the last one is not full it has further inputs, and outputs that repeat the
+    last one: to be cut off, and with a scale that every runtime takes, which a channel of zeros would not have.
     """
     inner, channels = weights.kernel.shape[2:]
     fewer = -(-groups // together)
-    whole = Convolution(as_dense(weights.kernel, groups)[None, None], weights.shift)
-    whole = whole.with_inputs(inner * together * fewer).with_outputs(channels // groups * together * fewer)
-    return Convolution(as_grouped(whole.kernel[0, 0], fewer), whole.shift), fewer
+    more = (together * fewer - groups) * (channels // groups)
+    whole = Convolution(as_dense(weights.kernel, groups)[None, None], None).with_inputs(inner * together * fewer)
+    kernel = np.pad(whole.kernel[0, 0], [(0, 0), (0, more)], "edge")
+    shift = None if weights.shift is None else np.pad(weights.shift, [0, more], "edge")
+    return Convolution(as_grouped(kernel, fewer), shift), fewer
