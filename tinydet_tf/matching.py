@@ -152,16 +152,17 @@ def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
-def threshold_curve(evaluator: COCOeval, classes: Sequence[int]) -> ThresholdCurve:
+def threshold_curve(evaluator: COCOeval, classes: Sequence[int], area: int = 0) -> ThresholdCurve:
     """Of one class or of several together, where every object counts the same, whatever its class.
 
     Args:
       evaluator: of `judge`.
       classes: their indices.
+      area: index into pycocotools' areaRng: 0 all, 1 small, 2 medium, 3 large.
     """
     objects, hits, misses = 0, [np.zeros(0)], [np.zeros(0)]
     for class_index in classes:
-        for entry in entries_of(evaluator, class_index):
+        for entry in entries_of(evaluator, class_index, area):
             scores = np.array(entry["dtScores"], float)
             counted, matched = ~entry["dtIgnore"][0].astype(bool), entry["dtMatches"][0] > 0
             objects += int((entry["gtIgnore"] == 0).sum())

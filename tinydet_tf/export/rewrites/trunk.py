@@ -28,7 +28,6 @@ INTEGER_GROUP, FLOAT_GROUP = 16, 32
 #: more than a hundredth. Integers have no such kernel, and wider tiles cost more than they gain (docs/rewrites.md).
 FLOAT_TILE = 8
 
-
 #: What stands behind a conv, number by number.
 Activation = Callable[[tf.Tensor], tf.Tensor]
 
