@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tinydet_tf.boxes import RCNN_STDS, clip
-from tinydet_tf.export.rewrites import decoding, proposals, psroi
+from tinydet_tf.boxes import RCNN_STDS, clip, decode
+from tinydet_tf.export.rewrites import proposals, psroi
 from tinydet_tf.export.rewrites.trunk import Trunk
 from tinydet_tf.export.scopes import FINAL, HEAD, PROPOSALS, scope
 from tinydet_tf.model.detector import TinyDet
@@ -46,5 +46,5 @@ def rewritten(detector: TinyDet, image: tf.Tensor, *, integer: bool) -> dict[str
         valid = tf.reshape(valid, [-1, 1])
         background = tf.one_hot(0, detector.num_classes + 1)
         probs = tf.nn.softmax(class_logits) * valid + background * (1.0 - valid)
-        boxes = clip(decoding.decode(rois, box_deltas, RCNN_STDS), config.input_size)
+        boxes = clip(decode(rois, box_deltas, RCNN_STDS), config.input_size)
         return {"class_probs": probs[None], "boxes": boxes[None]}

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tinydet_tf.boxes import RPN_STDS, clip
-from tinydet_tf.export.rewrites.decoding import centres_and_sizes, decode_at
+from tinydet_tf.boxes import clip, decode
 from tinydet_tf.model.proposals import Candidates, ranked
 
 
@@ -37,23 +36,21 @@ def select_proposals(
       rois float32 [max_proposals, 4] inclusive pixels, and valid float32 [max_proposals], 1 for the first n rows and 0
       for the padding behind them (whose boxes are copies of the best one).
     """
-    scores, chosen, centres, sizes = [], [], [], []
+    scores, chosen, bases = [], [], []
     for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
         count = len(level_anchors)
         level_logits, level_deltas = tf.reshape(level_logits, [count]), tf.reshape(level_deltas, [count, 4])
         if count > nms_pre:
             level_logits, index = tf.math.top_k(level_logits, nms_pre)
             level_deltas = tf.gather(level_deltas, index)
-            centre, size = _anchors_at(index, level_anchors, ratios)
+            base = _anchors_at(index, level_anchors, ratios)
         else:
-            geometry = centres_and_sizes(level_anchors)
-            centre, size = tf.constant(geometry[:, :4]), tf.constant(geometry[:, 4:])
+            base = tf.constant(level_anchors)
         scores.append(level_logits)
         chosen.append(level_deltas)
-        centres.append(centre)
-        sizes.append(size)
-    boxes = decode_at(tf.concat(centres, 0), tf.concat(sizes, 0), tf.concat(chosen, 0), RPN_STDS)
-    found = ranked(scores, clip(boxes, image_size), image_size=image_size)
+        bases.append(base)
+    boxes = clip(decode(tf.concat(bases, 0), tf.concat(chosen, 0)), image_size)
+    found = ranked(scores, boxes, image_size=image_size)
     return _best_of(found, max_proposals=max_proposals, iou_threshold=iou_threshold)
 
 
@@ -72,18 +69,17 @@ def _best_of(found: Candidates, *, max_proposals: int, iou_threshold: float) -> 
     return tf.gather(found.boxes, selected), valid
 
 
-def _anchors_at(index: tf.Tensor, anchors: np.ndarray, ratios: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The anchors of some indices, as centres [K, 4] and sizes [K, 4]: exactly those of the level's table.
+def _anchors_at(index: tf.Tensor, anchors: np.ndarray, ratios: int) -> tf.Tensor:
+    """The anchors [K, 4] of some indices: exactly those of the level's table.
 
-    Of M's finest level the table would be 0.6 MB of an int8 file of 5 MB; the anchors of a cell, its row and its column
+    Of M's finest level the table would be 0.4 MB of an int8 file of 5 MB; the anchors of a cell, its row and its column
     say the same.
     """
     width = round((len(anchors) // ratios) ** 0.5)
-    grid = centres_and_sizes(anchors).reshape(-1, width, ratios, 8)
-    own = grid[0, 0]  # [ratios, 8]
-    columns, rows = grid[0, :, 0, :4] - own[0, :4], grid[:, 0, 0, :4] - own[0, :4]
+    grid = anchors.reshape(-1, width, ratios, 4)
+    own = grid[0, 0]  # [ratios, 4]
+    columns, rows = grid[0, :, 0] - own[0], grid[:, 0, 0] - own[0]
     cell = index // ratios
     row = cell // width
     ratio, column = index - cell * ratios, cell - row * width
-    centre = tf.gather(own[:, :4], ratio) + tf.gather(columns, column) + tf.gather(rows, row)
-    return centre, tf.gather(own[:, 4:], ratio)
+    return tf.gather(own, ratio) + tf.gather(columns, column) + tf.gather(rows, row)
