@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .accelerated import AcceleratedSession, open_session
 from .detections import Detections
 from .errors import UserError
 from .files import PathLike
@@ -87,6 +88,7 @@ class Detector:
         score_threshold: float | None = None,
         max_detections: int | None = None,
         iou_threshold: float | None = None,
+        accelerator: str = "cpu",
     ) -> None:
         """Load a model.
 
@@ -99,6 +101,8 @@ class Detector:
             max_detections: the most a picture may have; None for the file's value (100).
             iou_threshold: overlap above which soft-NMS lowers a score; None for the file's value (0.5). Not for a
                 file of --postprocess tasks.
+            accelerator: "cpu", or "gpu" or "npu" where ai-edge-litert finds one. What it does not take the CPU does,
+                with a warning that says so.
 
         Raises:
             UserError: the file is missing, damaged or no TinyDet model, no runtime works, or an argument is
@@ -108,7 +112,7 @@ class Detector:
         file = read_model(path)
         self._settle(file.info, file.labels, score_threshold, max_detections, iou_threshold)
         check_flatbuffer(file.model, str(path))
-        session = Session(file.model, num_threads)
+        session = open_session(file.model, num_threads, accelerator)
         self._run_in(session)
         _check_tensors(session, self._form.expected(), self.input_size, path)
 
@@ -212,7 +216,7 @@ class Detector:
             return self._network.run({INPUT: resized[np.newaxis]})
 
 
-def _check_tensors(session: Session, expected: Shapes, input_size: int, path: Path) -> None:
+def _check_tensors(session: Session | AcceleratedSession, expected: Shapes, input_size: int, path: Path) -> None:
     """The file's words about itself are one thing, its tensors another: they must agree."""
     inputs, outputs = session.inputs, session.outputs
     if set(inputs) != {INPUT} or not set(expected) <= set(outputs):

@@ -115,7 +115,7 @@ def _as_user_error(runtime: str) -> Iterator[None]:
     except UserError:  # is a ValueError too, and says what is wrong already
         raise
     except (RuntimeError, ValueError, MemoryError) as error:  # a text that is not UTF-8 is a ValueError
-        raise UserError(f"{runtime} cannot run the model ({_first_line(error)})") from error
+        raise UserError(f"{runtime} cannot run the model ({first_line(error)})") from error
 
 
 def build_interpreter(model: bytes, num_threads: int) -> tuple[str, Any]:
@@ -156,16 +156,17 @@ def interpreter_of(runtime: str, model: bytes, num_threads: int) -> Any:
             interpreter.allocate_tensors()
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == runtime
-        raise RuntimeFailed(NOT_INSTALLED if missing else _first_line(error)) from error
+        raise RuntimeFailed(NOT_INSTALLED if missing else first_line(error)) from error
     # Whatever it is (numpy's ABI, an operator it lacks, a C library), another runtime may do better.
     except Exception as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         if runtime == "tflite_runtime" and int(np.__version__.split(".")[0]) >= 2:
             reason = f"works with numpy below 2 only, and {np.__version__} is here"
         raise RuntimeFailed(reason) from error
     return interpreter
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].strip()}" if lines else type(error).__name__

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ..accelerated import ACCELERATORS
 from ..cli import run
 from ..detector import Detector
 from ..errors import UserError, printable
@@ -54,14 +55,16 @@ WITHOUT_MODEL = (
 class OpenModel(Protocol):
     """Gives the Detector of what --model names; None for the arguments that were not given."""
 
-    def __call__(self, model: Path, *, num_threads: int | None, score_threshold: float | None) -> Detector: ...
+    def __call__(
+        self, model: Path, *, num_threads: int | None, score_threshold: float | None, accelerator: str
+    ) -> Detector: ...
 
 
-def open_tflite(model: Path, *, num_threads: int | None, score_threshold: float | None) -> Detector:
+def open_tflite(model: Path, *, num_threads: int | None, score_threshold: float | None, accelerator: str) -> Detector:
     """A .tflite, tried in a process of its own first unless it comes with the package."""
     if model not in SHIPPED.values():
         try_model(model)
-    return Detector(model, num_threads=num_threads, score_threshold=score_threshold)
+    return Detector(model, num_threads=num_threads, score_threshold=score_threshold, accelerator=accelerator)
 
 
 def main(argv: Sequence[str] | None = None, *, open_model: OpenModel = open_tflite) -> None:
@@ -103,7 +106,12 @@ def _detect(arguments: argparse.Namespace, open_model: OpenModel) -> None:
     if arguments.model is None:
         arguments.model = DIGITS
         print(WITHOUT_MODEL)
-    model = open_model(arguments.model, num_threads=arguments.threads, score_threshold=arguments.threshold)
+    model = open_model(
+        arguments.model,
+        num_threads=arguments.threads,
+        score_threshold=arguments.threshold,
+        accelerator=arguments.accelerator,
+    )
     if arguments.threshold is None and model.info.suggested_threshold is not None:
         print(f"Detections score at least {model.score_threshold:g}, as the model itself suggests (--threshold T).")
     class_ids = None if arguments.classes is None else class_ids_of(arguments.classes, model.labels)
@@ -195,6 +203,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--classes", nargs="+", metavar="CLASS", help="names or ids; only these are kept")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all cores, at most 4")
+    parser.add_argument(
+        "--accelerator",
+        choices=ACCELERATORS,
+        default="cpu",
+        help="gpu and npu: where ai-edge-litert finds one; the CPU runs what that does not take (default: cpu)",
+    )
     parser.add_argument("--max-frames", type=int, metavar="N", help="stop after N pictures or frames")
     parser.add_argument(
         "--format",
