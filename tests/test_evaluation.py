@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tinydet_lite.detections import Detections
+from tinydet_lite.detector import Detector
 from tinydet_lite.errors import UserError
 from tinydet_tf import evaluation as evaluation_module
 from tinydet_tf.data.coco import CocoDataset, load_coco
@@ -149,6 +150,32 @@ def test_a_perfect_detector_scores_one_and_classes_are_matched_by_name(tmp_path:
     for ids in ((40, 17, 4, 50), (40, 18, 3, 50), ()):  # another ant, no 17, none at all
         with pytest.raises(UserError, match="does not know"):
             match_classes(names, dataset, ids)
+
+
+@pytest.mark.parametrize("as_stored", [False, True])
+def test_a_detector_sees_a_photograph_as_if_it_read_the_file_itself(tmp_path: Path, as_stored: bool) -> None:
+    detector = Detector("digits", num_threads=1, score_threshold=0.0)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (45, 60, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    picture.resize((1600, 1300), Image.Resampling.BICUBIC).save(tmp_path / "1.jpg", exif=exif)
+    size = {"width": 1600, "height": 1300} if as_stored else {"width": 1300, "height": 1600}
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [9, 9, 99, 99], "area": 9801, "iscrowd": 0}
+    document = {
+        "images": [{"id": 1, "file_name": "1.jpg", **size}],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(detector.labels, 1)],
+        "annotations": [box],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(document))
+    dataset = load_coco(tmp_path / "instances.json", tmp_path)
+    results = evaluate(detector, detector.labels, dataset).results
+    if as_stored:  # as of a file without the orientation
+        content = bytearray((tmp_path / "1.jpg").read_bytes())
+        content[content.index(b"Exif") : content.index(b"Exif") + 4] = b"none"
+        (tmp_path / "1.jpg").write_bytes(content)
+    found = detector(tmp_path / "1.jpg")
+    assert len(found) > 0
+    assert results == found.to_coco(1, list(range(1, 1 + len(detector.labels))))
 
 
 @pytest.mark.parametrize("inside", [False, True])  # found beforehand, or only by decoding

@@ -16,11 +16,11 @@ from pycocotools.cocoeval import COCOeval
 from tqdm import tqdm
 
 from tinydet_lite.detections import Detections
+from tinydet_lite.detector import Detector, Prepared
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
 from tinydet_tf.data.coco import CocoDataset, CocoImage
-from tinydet_tf.data.opening import objects_in, usable
-from tinydet_tf.data.pipeline import load_arrays
+from tinydet_tf.data.opening import load_pixels, load_prepared, objects_in, usable
 from tinydet_tf.matching import OperatingPoint, best_point, judge, threshold_curve
 from tinydet_tf.weights import placeholder_names
 
@@ -34,7 +34,8 @@ _DESCRIPTIONS = (
     "recall, large",
 )  # fmt: skip
 
-ImageDetector = Callable[[np.ndarray], Detections]
+#: A Detector, or anything that takes pixels; a Detector gets pictures as it prepares them itself.
+ImageDetector = Callable[[Any], Detections]
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def evaluate(
     """Runs a detector over a data set; images that cannot be used are left out with their objects (data/opening.py).
 
     Args:
-      detect: uint8 RGB [H, W, 3] -> Detections, whose class_ids are indices into class_names.
+      detect: a Detector, or uint8 RGB [H, W, 3] -> Detections; class_ids are indices into class_names.
       class_names: of the detector; matched to the data set's by name, or in order where they are the same.
       dataset: images and ground truth.
       category_ids: of the detector's classes, see `match_classes`.
@@ -136,13 +137,13 @@ def evaluate(
     results: list[dict[str, Any]] = []
     broken: set[int] = set()
     mine = replace(dataset, images=dataset.images[part])
-    images = _read_ahead(mine)
+    images = _read_ahead(mine, detect.input_size if isinstance(detect, Detector) else None)
     bar = tqdm(images, total=len(mine.images), unit="image", disable=None if progress else True)
-    for record, pixels in bar:
-        if pixels is None:
+    for record, picture in bar:
+        if picture is None:
             broken.add(record.id)
         else:
-            results += _coco_results(detect(pixels), record.id, categories)
+            results += _coco_results(detect(picture), record.id, categories)
     if gather is not None:
         results, broken = _from_rows(gather(_to_rows(results, broken)))
     seen = replace(dataset, images=tuple(image for image in dataset.images if image.id not in broken))
@@ -222,21 +223,34 @@ def _ids_agree(class_names: tuple[str, ...], category_ids: tuple[int, ...], data
     )
 
 
-def _read_ahead(dataset: CocoDataset) -> Iterator[tuple[CocoImage, np.ndarray | None]]:
-    """Decodes the next images while the network works on this one; None for one that turns out damaged."""
+def _read_ahead(
+    dataset: CocoDataset, input_size: int | None
+) -> Iterator[tuple[CocoImage, np.ndarray | Prepared | None]]:
+    """Decodes the next images while the network works on this one; None for one that turns out damaged.
+
+    Args:
+      input_size: of the network that images are made ready for; None: whole pixels are wanted.
+    """
     assert dataset.skipped is not None
+
+    def read(record: CocoImage) -> np.ndarray | Prepared:
+        of = (record.path, record.width, record.height)
+        if input_size is None:
+            return load_pixels(*of, as_stored=record.as_stored)
+        return load_prepared(*of, input_size, as_stored=record.as_stored)
+
     ahead = 4
     with ThreadPoolExecutor(2) as pool:
-        pending = [pool.submit(load_arrays, record) for record in dataset.images[:ahead]]
+        pending = [pool.submit(read, record) for record in dataset.images[:ahead]]
         for index, record in enumerate(dataset.images):
-            pixels = None
+            picture = None
             try:
-                pixels = pending.pop(0).result()[0]
+                picture = pending.pop(0).result()
             except UserError as error:
                 dataset.skipped.skip(record.path, error)
             if index + ahead < len(dataset.images):
-                pending.append(pool.submit(load_arrays, dataset.images[index + ahead]))
-            yield record, pixels
+                pending.append(pool.submit(read, dataset.images[index + ahead]))
+            yield record, picture
 
 
 def coco_metrics(dataset: CocoDataset, results: list[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:

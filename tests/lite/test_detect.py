@@ -18,8 +18,9 @@ from PIL import Image
 from tinydet_lite.cli import run
 from tinydet_lite.commands.detect import main
 from tinydet_lite.commands.progress import Progress
+from tinydet_lite.detector import Detector
 from tinydet_lite.errors import UserError
-from tinydet_lite.media import fonts
+from tinydet_lite.media import fonts, sources
 from tinydet_lite.metadata import append_metadata
 
 from .conftest import LABELS, scene_boxes
@@ -61,6 +62,27 @@ def test_script_detects_in_one_image(model_path, scene, tmp_path):
     assert [found["box"] for found in image["detections"]] == scene_boxes().tolist()
     with Image.open(out / "scene_detected.png") as drawn:
         assert drawn.size == (960, 480)
+
+
+def test_a_photograph_gives_the_command_what_it_gives_the_detector(model_path, scene, tmp_path, monkeypatch):
+    """Sixteen times the network's input and more: decoded at an eighth, and whole only to be drawn on."""
+    Image.fromarray(scene).resize((2048, 1024)).save(tmp_path / "large.jpg", quality=95)
+    found = Detector(model_path, num_threads=1)(tmp_path / "large.jpg")
+    assert np.abs(found.boxes - 8 * scene_boxes()).max() < 40  # a pixel of the network's input is 32 x 16 of these
+    arguments = ["--model", str(model_path), "--source", str(tmp_path / "large.jpg"), "--threads", "1"]
+    main([*arguments, "--output", str(tmp_path / "drawn")])
+    with Image.open(tmp_path / "drawn" / "large_detected.jpg") as drawn:
+        assert drawn.size == (2048, 1024)
+
+    def refuse(_path):
+        raise AssertionError("decoded whole, though nothing is drawn")
+
+    monkeypatch.setattr(sources, "as_rgb_array", refuse)
+    main([*arguments, "--output", str(tmp_path / "counted"), "--no-drawn"])
+    for folder in ("drawn", "counted"):
+        (image,) = json.loads((tmp_path / folder / "detections.json").read_text())["images"]
+        assert (image["width"], image["height"]) == (2048, 1024)
+        assert [one["box"] for one in image["detections"]] == [[round(float(v), 2) for v in box] for box in found.boxes]
 
 
 def test_folder_is_sorted_not_recursive_and_nothing_overwrites(model_path, scene, tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from tinydet_lite.errors import UserError
-from tinydet_lite.preprocess import BACKGROUND_RGB, as_rgb_array, load_image, resize_to
+from tinydet_lite.preprocess import BACKGROUND_RGB, as_rgb_array, load_image, load_resized, resize_to
 
 
 @pytest.fixture
@@ -50,6 +50,66 @@ def test_jpeg_is_decoded_at_full_size(tmp_path):
     with Image.open(tmp_path / "x.jpg") as image:
         expected = np.asarray(image)
     np.testing.assert_array_equal(as_rgb_array(tmp_path / "x.jpg"), expected)
+
+
+def smooth(height, width):
+    """[height, width, 3], as smooth as a photograph: noise of a twelfth of its size."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+# Of a side of 64: 130 pixels have no half that is 128; 256 have; an eighth of 1,030 is 129, rounded up, of 1,032 not.
+@pytest.mark.parametrize(
+    ("width", "height", "fraction"), [(1300, 130, 1), (600, 256, 2), (1030, 2000, 8), (8200, 600, 4), (1032, 1032, 8)]
+)
+def test_a_large_jpeg_is_decoded_at_a_fraction(tmp_path, monkeypatch, width, height, fraction):
+    smooth(height, width).save(tmp_path / "x.jpg", quality=95)
+    expected = resize_to(as_rgb_array(tmp_path / "x.jpg"), 64).astype(int)
+    decoded = []
+    monkeypatch.setattr(Image.Image, "convert", lambda image, _mode: decoded.append(image.size) or image)
+    pixels, whole = load_resized(tmp_path / "x.jpg", 64)
+    assert decoded == [(-(-width // fraction), -(-height // fraction))]
+    assert whole == (width, height)
+    assert pixels.shape == (64, 64, 3) and pixels.dtype == np.uint8
+    assert np.abs(pixels - expected).mean() < 1.0
+    # Nor is anything moved: an edge would be, by half a pixel, if what is rounded up counted as picture.
+    assert np.abs(pixels - expected)[:, -4:].mean() < 1.5
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_fraction_lies_as_the_whole_does(tmp_path, orientation, turned):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    smooth(300, 500).save(tmp_path / "x.jpg", quality=95, exif=exif)
+    expected = load_image(tmp_path / "x.jpg", turned=turned)
+    pixels, whole = load_resized(tmp_path / "x.jpg", 64, turned=turned)
+    assert whole == expected.size == ((300, 500) if turned and orientation > 4 else (500, 300))
+    assert np.abs(pixels - resize_to(np.asarray(expected), 64).astype(int)).mean() < 1.0
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.bmp", "x.webp"])
+def test_other_formats_are_decoded_whole(tmp_path, name):
+    smooth(300, 500).save(tmp_path / name)
+    pixels, whole = load_resized(tmp_path / name, 64)
+    assert whole == (500, 300)
+    np.testing.assert_array_equal(pixels, resize_to(as_rgb_array(tmp_path / name), 64))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_fractions_of_grey_and_printed_jpegs(tmp_path, mode):
+    smooth(300, 500).convert(mode).save(tmp_path / "x.jpg", quality=95)
+    pixels, whole = load_resized(tmp_path / "x.jpg", 64)
+    assert whole == (500, 300)
+    assert np.abs(pixels - resize_to(as_rgb_array(tmp_path / "x.jpg"), 64).astype(int)).mean() < 1.0
+
+
+def test_a_large_jpeg_that_was_cut_short(tmp_path):
+    smooth(300, 500).save(tmp_path / "x.jpg", quality=95)
+    content = (tmp_path / "x.jpg").read_bytes()
+    (tmp_path / "x.jpg").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match=r"x\.jpg does not decode"):
+        load_resized(tmp_path / "x.jpg", 64)
 
 
 def _read_back(image, name, tmp_path, **options):

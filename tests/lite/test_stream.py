@@ -173,7 +173,8 @@ def test_prepared_elsewhere_gives_the_same(model_path, scene):
     assert result.detections.boxes.tolist() == scene_boxes()[1:].tolist()
     ready = detector.prepare(scene)
     assert ready.resized.shape == (64, 64, 3)
-    assert detector(ready.pixels).boxes.tolist() == detector.timed(ready)[0].boxes.tolist() == scene_boxes().tolist()
+    assert ready.size == (scene.shape[1], scene.shape[0])
+    assert detector(ready).boxes.tolist() == detector.timed(ready)[0].boxes.tolist() == scene_boxes().tolist()
 
 
 def test_meter():

@@ -5,6 +5,7 @@ Shape letters: S input size, C classes.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from .forms import Outputs, Shapes, form_of
 from .guard.flatbuffer import check_flatbuffer
 from .metadata import ModelInfo, default_threshold, read_model
 from .models import model_file
-from .preprocess import ImageSource, as_rgb_array, resize_to
+from .preprocess import ImageSource, as_rgb_array, load_resized, resize_to
 from .runtime import Session
 
 INPUT = "image"
@@ -43,11 +44,11 @@ class Prepared:
     """A picture that is ready for the network: what `Detector.prepare` gives, in another thread perhaps.
 
     Attributes:
-        pixels: uint8 [H, W, 3], RGB, upright.
-        resized: uint8 [S, S, 3], the same picture as the network sees it.
+        size: (W, H) of the upright picture, in whose pixels boxes are.
+        resized: uint8 [S, S, 3], RGB, as the network sees it.
     """
 
-    pixels: NDArray[np.uint8]
+    size: tuple[int, int]
     resized: NDArray[np.uint8]
 
 
@@ -156,11 +157,12 @@ class Detector:
         self.runtime, self.num_threads = network.runtime, network.num_threads
         self._lock = threading.Lock()
 
-    def __call__(self, image: ImageSource) -> Detections:
+    def __call__(self, image: ImageSource | Prepared) -> Detections:
         """Find the objects of one picture.
 
         Args:
-            image: a path, a PIL image, or a uint8 RGB array [H, W, 3].
+            image: a path (the fastest for a large JPEG, see `load_resized`), a PIL image, or a uint8 RGB array
+                [H, W, 3]; or what `prepare` made of one.
 
         Returns:
             Detections whose boxes are in pixels of the upright picture: a file or PIL image with an EXIF
@@ -181,18 +183,20 @@ class Detector:
         Raises:
             UserError: as calling the Detector.
         """
+        if isinstance(image, (str, os.PathLike)):
+            resized, size = load_resized(image, self.input_size)
+            return Prepared(size, resized)
         pixels = as_rgb_array(image)
-        return Prepared(pixels, resize_to(pixels, self.input_size))
+        return Prepared((pixels.shape[1], pixels.shape[0]), resize_to(pixels, self.input_size))
 
     def timed(self, image: ImageSource | Prepared) -> tuple[Detections, Timing]:
         """As calling the Detector, and where the time went; it takes what `prepare` made, too."""
         start = time.perf_counter()
         ready = image if isinstance(image, Prepared) else self.prepare(image)
-        pixels, resized = ready.pixels, ready.resized
         prepared = time.perf_counter()
-        outputs, invoke_seconds = self._infer(resized)
+        outputs, invoke_seconds = self._infer(ready.resized)
         inferred = time.perf_counter()
-        detections = self._form.detections(outputs, (pixels.shape[1], pixels.shape[0]), self.score_threshold)
+        detections = self._form.detections(outputs, ready.size, self.score_threshold)
         end = time.perf_counter()
         timing = Timing(
             preprocess_ms=1e3 * (prepared - start),
@@ -209,7 +213,7 @@ class Detector:
             --postprocess host: boxes float32 [1, P, 4], inclusive pixels of the S x S input, and class_probs float32
             [1, P, C + 1], background first; tasks: location, category, score and count (`forms.TasksForm`).
         """
-        return self._infer(resize_to(as_rgb_array(image), self.input_size))[0]
+        return self._infer(self.prepare(image).resized)[0]
 
     def _infer(self, resized: NDArray[np.uint8]) -> tuple[Outputs, float]:
         with self._lock:

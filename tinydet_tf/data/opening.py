@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Generic, TypeVar
 import numpy as np
 from PIL import ExifTags
 
+from tinydet_lite.detector import Prepared
 from tinydet_lite.errors import UserError
-from tinydet_lite.preprocess import load_image, opened_image
+from tinydet_lite.preprocess import load_image, load_resized, opened_image
 
 if TYPE_CHECKING:
     from tinydet_tf.data.coco import CocoDataset, CocoImage
@@ -125,12 +126,36 @@ def load_pixels(path: Path, width: int, height: int, *, as_stored: bool = False)
         UserError: it does not decode, or has another size. Boxes are not adapted to the other size: nobody knows what
             was done to the image in between.
     """
-    pixels = np.asarray(load_image(path, turned=not as_stored))
-    if not as_stored and pixels.shape[:2] == (width, height) != (height, width):
-        stored = np.asarray(load_image(path, turned=False))
-        pixels = stored if stored.shape[:2] == (height, width) else pixels
-    if pixels.shape[:2] != (height, width):
-        raise _another_size(path, (pixels.shape[1], pixels.shape[0]), (width, height))
+
+    def load(turned: bool) -> tuple[np.ndarray, tuple[int, int]]:
+        image = load_image(path, turned=turned)
+        return np.asarray(image), image.size
+
+    return _of_size(load, path, (width, height), as_stored)
+
+
+def load_prepared(path: Path, width: int, height: int, input_size: int, *, as_stored: bool = False) -> Prepared:
+    """An image as a Detector prepares the file itself (`tinydet_lite.preprocess.load_resized`).
+
+    Args, Raises: as of `load_pixels`.
+    """
+
+    def load(turned: bool) -> tuple[np.ndarray, tuple[int, int]]:
+        return load_resized(path, input_size, turned=turned)
+
+    return Prepared((width, height), _of_size(load, path, (width, height), as_stored))
+
+
+def _of_size(
+    load: Callable[[bool], tuple[np.ndarray, tuple[int, int]]], path: Path, said: tuple[int, int], as_stored: bool
+) -> np.ndarray:
+    """What `load` gives, turned or as stored, for a picture of the size that its annotations say."""
+    pixels, found = load(not as_stored)
+    if not as_stored and found == said[::-1] != said:
+        stored, stored_size = load(False)
+        pixels, found = (stored, stored_size) if stored_size == said else (pixels, found)
+    if found != said:
+        raise _another_size(path, found, said)
     return pixels
 
 

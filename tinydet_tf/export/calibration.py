@@ -22,11 +22,9 @@ from tqdm import tqdm
 from tinydet_lite.detector import INPUT
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
-from tinydet_lite.preprocess import resize_to
 from tinydet_tf.config import Config, DataConfig
 from tinydet_tf.data.coco import CocoDataset, CocoImage
-from tinydet_tf.data.opening import usable
-from tinydet_tf.data.pipeline import load_arrays
+from tinydet_tf.data.opening import load_prepared, usable
 from tinydet_tf.data.splits import data_of
 
 _LOG = logging.getLogger(__name__)
@@ -125,7 +123,8 @@ def _chosen(dataset: CocoDataset, input_size: int, indices: list[int]) -> tuple[
         index = indices.pop(0)
         image = dataset.images[index]
         try:
-            images.append(resize_to(load_arrays(image)[0], input_size))
+            ready = load_prepared(image.path, image.width, image.height, input_size, as_stored=image.as_stored)
+            images.append(ready.resized)
             chosen.append(image)
         except UserError as error:
             dataset.skipped.skip(image.path, error)

@@ -20,6 +20,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..detector import Prepared
 from ..errors import UserError, os_reason
 from ..preprocess import IMAGE_SUFFIXES, as_rgb_array, decode_image
 from .fetch import FETCHED, Found, file_name_of, look_at, suffix_of, without_secrets
@@ -59,6 +60,7 @@ class Frame:
     Attributes:
         name: of its file, or of the video or camera.
         index: its number in the source, from 0; what could not be read counts.
+        ready: what the source's `reader` made of its file; None where it has none.
         time: seconds since the source's first frame; None for image files.
         arrived: time.perf_counter() when it was there.
     """
@@ -70,6 +72,7 @@ class Frame:
         pixels: NDArray[np.uint8] | Callable[[], NDArray[np.uint8]],
         time: float | None = None,
         arrived: float | None = None,
+        ready: Prepared | None = None,
     ) -> None:
         """Take a picture.
 
@@ -81,7 +84,15 @@ class Frame:
         self.index = index
         self.time = time
         self.arrived = perf_counter() if arrived is None else arrived
+        self.ready = ready
         self._pixels = pixels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(W, H), without decoding anything that is not wanted otherwise."""
+        if self.ready is not None:
+            return self.ready.size
+        return self.pixels.shape[1], self.pixels.shape[0]
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -187,7 +198,11 @@ def _path_of_file_url(url: str) -> Path:
 
 
 class ImageFiles:
-    """Image files in the given order. One that does not decode is a Problem; if it is the only one, an error."""
+    """Image files in the given order. One that does not decode is a Problem; if it is the only one, an error.
+
+    Attributes:
+        reader: makes a file ready for a network; a frame then decodes its pixels only when somebody wants them.
+    """
 
     live = False
     still = True
@@ -207,6 +222,7 @@ class ImageFiles:
         self.name = str(folder or self.paths[0])
         self.names: Sequence[str] | None = tuple(path.name for path in self.paths)
         self.count: int | None = len(self.paths)
+        self.reader: Callable[[Path], Prepared] | None = None
         self._alone = len(self.paths) == 1 and folder is None
         self._closed = False
 
@@ -215,13 +231,20 @@ class ImageFiles:
             if self._closed:
                 return
             try:
-                pixels = as_rgb_array(path)
+                frame = self._frame(path, index)
             except UserError as error:
                 if self._alone:
                     raise
                 yield Problem(str(error), lost=True)
             else:
-                yield Frame(path.name, index, pixels)
+                yield frame
+
+    def _frame(self, path: Path, index: int) -> Frame:
+        arrived = perf_counter()
+        if self.reader is None:
+            return Frame(path.name, index, as_rgb_array(path))
+        ready = self.reader(path)
+        return Frame(path.name, index, lambda: as_rgb_array(path), arrived=arrived, ready=ready)
 
     def close(self) -> None:
         self._closed = True

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..detections import Detections
 from ..detector import Detector, Timing
-from .sources import Frame, Problem, Source
+from .sources import Frame, ImageFiles, Problem, Source
 
 # Frames that wait for the network; another is being made ready, a third is in the network. Few, because a decoded
 # photo takes 3 bytes a pixel.
@@ -39,7 +39,7 @@ class Result:
     """What was found in a frame.
 
     Attributes:
-        milliseconds: resizing, network and soft-NMS; reading and decoding are not in it.
+        milliseconds: network and soft-NMS, and of what is no image file resizing; reading and decoding are not in it.
         delay_ms: from the frame's arrival to the result: what a live picture is old by.
     """
 
@@ -215,6 +215,8 @@ def detect_frames(
         UserError: the source ends with an error. What came before it was given.
     """
     meter = Meter() if meter is None else meter
+    if isinstance(source, ImageFiles) and isinstance(detector, Detector):
+        source.reader = detector.prepare
     with ReadAhead(source, _preparer(detector)) as ahead:
         while max_frames is None or meter.frames < max_frames:
             item = ahead.next(stop)
@@ -237,7 +239,10 @@ def _preparer(detector: AnyDetector) -> Callable[[Frame], _Ready]:
     def prepare(frame: Frame) -> _Ready:
         start = time.perf_counter()
         # Tiles are cut from the whole picture: there is nothing to resize yet.
-        image: Any = detector.prepare(frame.pixels) if isinstance(detector, Detector) else frame.pixels
+        if isinstance(detector, Detector):
+            image: Any = detector.prepare(frame.pixels) if frame.ready is None else frame.ready
+        else:
+            image = frame.pixels
         return _Ready(frame, image, 1e3 * (time.perf_counter() - start))
 
     return prepare

@@ -217,8 +217,8 @@ class JsonReport:
             self._file.write(f'{{\n  "model": {json.dumps(self._model)},\n  "images": [\n')
         image = {
             "file": result.frame.name,
-            "width": result.frame.pixels.shape[1],
-            "height": result.frame.pixels.shape[0],
+            "width": result.frame.size[0],
+            "height": result.frame.size[1],
             "detections": result.detections.to_dicts(),
         }
         self._file.write((",\n" if self._any else "") + textwrap.indent(json.dumps(image, indent=2), "    "))
@@ -245,7 +245,7 @@ class JsonLines:
         line: dict[str, Any] = {"source": frame.name, "frame": frame.index, "time": round(frame.time or 0.0, 4)}
         if self._live:
             line["utc"] = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
-        line["width"], line["height"] = frame.pixels.shape[1], frame.pixels.shape[0]
+        line["width"], line["height"] = frame.size
         line["ms"] = round(result.milliseconds, 2)
         line["detections"] = result.detections.to_dicts()
         self._file.write(json.dumps(line) + "\n")
@@ -305,7 +305,7 @@ class YoloLabels(Writer):
         film = f"{file_stem(frame.name)}_{frame.index:06d}.txt"
         name = film if self._names is None else self._names[frame.index]
         make_folder(self._folder)
-        height, width = frame.pixels.shape[:2]
+        width, height = frame.size
         atomic_write(self._folder / name, result.detections.to_yolo(width, height).encode())
 
 
