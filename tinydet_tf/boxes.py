@@ -18,8 +18,10 @@ RCNN_STDS = (0.1, 0.1, 0.2, 0.2)
 
 def decode(anchors: tf.Tensor, deltas: tf.Tensor, stds: tuple[float, ...] = RPN_STDS) -> tf.Tensor:
     """Anchors moved by deltas (dx, dy, dw, dh) * stds: [..., 4] -> [..., 4], not clipped to the image."""
-    deltas = deltas * tf.constant(stds, tf.float32)
-    centre_delta, log_ratio = deltas[..., :2], deltas[..., 2:]
+    # Each half by itself: the converter would fold one product into the layer in front, and an int8 layer then has half
+    # the steps for the centre.
+    centre_delta = deltas[..., :2] * tf.constant(stds[:2], tf.float32)
+    log_ratio = deltas[..., 2:] * tf.constant(stds[2:], tf.float32)
     log_ratio = tf.clip_by_value(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO)
     low, high = anchors[..., :2], anchors[..., 2:]
     size = high - low + 1.0

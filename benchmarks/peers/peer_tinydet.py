@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # it loads TensorFlow, for which --help and a mistake should 
     from tinydet_tf.analysis.madds import Cost
 
 RECIPE = "tinydet train with the arguments of the command; its best weights, chosen on val"
-PACKAGES = ("tensorflow", "tf-keras", "ai-edge-quantizer")
+PACKAGES = ("tensorflow", "tf-keras", "litert-quantizer")
 _SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 

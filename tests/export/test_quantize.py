@@ -150,8 +150,8 @@ def test_what_does_not_exist_is_listed() -> None:
 
 
 def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "ai_edge_quantizer", None)
-    with pytest.raises(UserError, match=r"quantization needs ai-edge-quantizer .*pip install 'tinydet-tf\[quantize\]'"):
+    monkeypatch.setitem(sys.modules, "litert_quantizer", None)
+    with pytest.raises(UserError, match=r"quantization needs litert-quantizer .*pip install 'tinydet-tf\[quantize\]'"):
         convert(detector(), config(), quantization="dynamic")
 
 

@@ -2,7 +2,7 @@
 
 Shape letters: N images, S input size, T tensors, K values kept of a tensor and image.
 
-ai-edge-quantizer calibrates by min and max alone, and goes over each image once a method. Here one pass over the images
+litert-quantizer calibrates by min and max alone, and goes over each image once a method. Here one pass over the images
 keeps enough of each tensor for every method.
 """
 

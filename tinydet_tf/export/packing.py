@@ -1,6 +1,6 @@
 """Writing a .tflite's flatbuffer again, smaller: whatever is stored twice is stored once, and nothing lies outside it.
 
-Of an int8 model's bytes one in seven is zero points: eight bytes a channel, all zero. And ai-edge-quantizer
+Of an int8 model's bytes one in seven is zero points: eight bytes a channel, all zero. And litert-quantizer
 puts constants behind the flatbuffer, where runtimes before 2024 do not look.
 """
 

@@ -1,4 +1,4 @@
-"""From a float .tflite to a quantized one by a scheme: ai-edge-quantizer's recipes, and the checks of the result.
+"""From a float .tflite to a quantized one by a scheme: litert-quantizer's recipes, and the checks of the result.
 
 The flatbuffer goes in and comes out without metadata behind it.
 """
@@ -52,7 +52,7 @@ def quantize(
       progress: show a bar on a terminal while calibrating.
 
     Raises:
-      UserError: ai-edge-quantizer is missing, calibration images or observations are missing or do not fit, or the
+      UserError: litert-quantizer is missing, calibration images or observations are missing or do not fit, or the
         scheme's parts name nothing in the model.
     """
     if scheme.weights == "float32":
@@ -156,7 +156,7 @@ def _before_first_convolution(operators: tuple[_Operator, ...]) -> tuple[str, ..
 
 
 def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:
-    """ai-edge-quantizer's recipe: the last rule that matches an operator counts."""
+    """litert-quantizer's recipe: the last rule that matches an operator counts."""
     aeq = _library()
     every = aeq.qtyping.TFLOperationName.ALL_SUPPORTED
     names = aeq.algorithm_manager.AlgorithmName
@@ -198,14 +198,14 @@ def _apply(model: bytes, recipe: Any, calibration: Calibration | None) -> bytes:
 
 
 def _library() -> Any:
-    """ai_edge_quantizer with the modules that are used here.
+    """litert_quantizer with the modules that are used here.
 
     Raises:
       UserError: it is not installed.
     """
     try:
-        import ai_edge_quantizer
-        from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager  # noqa: F401
+        import litert_quantizer
+        from litert_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager  # noqa: F401
     except ImportError as error:
-        raise UserError(f"quantization needs ai-edge-quantizer ({error}); {INSTALL}") from error
-    return ai_edge_quantizer
+        raise UserError(f"quantization needs litert-quantizer ({error}); {INSTALL}") from error
+    return litert_quantizer

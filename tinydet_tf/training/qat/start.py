@@ -63,9 +63,9 @@ def check_qat(config: Config, *, init: Any, resumed_epochs: int | None, replicas
     if not config.train.qat:
         return
     load_tfmot()
-    if importlib.util.find_spec("ai_edge_quantizer") is None:
+    if importlib.util.find_spec("litert_quantizer") is None:
         raise UserError(
-            "--qat is judged by its int8 .tflite, which needs ai-edge-quantizer, and that is not installed; "
+            "--qat is judged by its int8 .tflite, which needs litert-quantizer, and that is not installed; "
             "pip install 'tinydet-tf[quantize]'"
         )
     if replicas > 1:
