@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -325,12 +326,17 @@ def _half(annotation_file: Path, images: tuple[CocoImage, ...], half: str) -> tu
     except UserError as error:
         raise UserError(f"{annotation_file} has no val split, and {error}") from None
     kept = tuple(image for index, image in enumerate(images) if (index in validated) == (half == "val"))
-    _LOG.warning(
-        "%s has no val split and is divided, every time in the same way: %s is %d of its %d images "
-        "(%s divides otherwise)",
-        annotation_file, half, len(kept), len(images), command_text("convert-dataset"),
-    )  # fmt: skip
+    _tell_division(annotation_file, len(images), len(validated))
     return kept
+
+
+@functools.cache  # once, though both halves are read
+def _tell_division(annotation_file: Path, count: int, validated: int) -> None:
+    _LOG.warning(
+        "%s has no val split and is divided, every time in the same way: train is %d and val %d of its %d images "
+        "(%s divides otherwise)",
+        annotation_file, count - validated, validated, count, command_text("convert-dataset"),
+    )  # fmt: skip
 
 
 def _warn_of_copies(annotation_file: Path, paths: list[Path]) -> None:
