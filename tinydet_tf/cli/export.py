@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections import Counter
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
@@ -104,12 +103,16 @@ def main() -> None:
     config, content, calibration = exported.config, exported.quantized.model, exported.quantized.calibration
     if calibration is not None:
         print(f"Calibrated with {calibration.note()}: {calibration_file(args.output)}")
-    inspection = inspect_model(content)
-    operators = Counter(node.operator for node in inspection.nodes)
     print(f"TinyDet-{config.variant}, {len(config.class_names)} classes, {config.model.input_size}x"
           f"{config.model.input_size}, {args.format}: {args.output}, {len(content) / 1e6:.1f} MB")  # fmt: skip
-    print(f"{sum(operators.values())} operators, builtin only: "
-          + ", ".join(f"{name} {count}" for name, count in operators.most_common()))  # fmt: skip
-    print("\n".join(inspection.lines()))
+    inspection = inspect_model(content)
+    print(f"{len(inspection.nodes)} operators, builtin only: every TFLite runtime takes the file "
+          f"({command_text('profile')} has the list)")  # fmt: skip
     print(told(exported.threshold, measured=args.threshold is None))
-    print(f"Next:\n  {command_text('detect')} --model {args.output} --source IMAGE")
+    print("Next:")
+    if calibration is not None:
+        data = args.data or config.data.root or "DIR"
+        print(
+            f"  {command_text('evaluate')} --model {args.output} --data {data}    # against the run's AP: what it costs"
+        )
+    print(f"  {command_text('detect')} --model {args.output} --source IMAGE")

@@ -35,7 +35,7 @@ INSTALL = "install it with pip install 'tinydet-tf[quantize]'"
 DEFAULT_IMAGES = 32
 #: K: of a tensor that is larger, every n-th value. Ends of a range are taken from all of it.
 _KEPT = 16384
-_PERCENTILES = (0.01, 99.99)
+_PERCENTILES = (0.001, 99.999)
 
 Range = tuple[float, float]
 

@@ -13,8 +13,8 @@ from typing import Any
 from tinydet_lite.errors import UserError
 from tinydet_tf.export.scopes import HEAD, TABLE, TRUNK
 
-#: How a range comes out of what the calibration images gave (`calibration.ranges`): their ends, or what the 0.01th and
-#: the 99.99th percentile enclose.
+#: How a range comes out of what the calibration images gave (`calibration.ranges`): their ends, or what the 0.001th and
+#: the 99.999th percentile enclose.
 METHODS = ("min_max", "percentile")
 
 
