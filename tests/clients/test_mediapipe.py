@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 SIZE, PICTURES = 192, 4
 NAMES = ("person", "traffic light", "Tür", "dog")
-PACKAGE = "mediapipe==1.2.2"
+PACKAGE = "mediapipe==1.2.3"
 LEAST_SCORE = 0.05
 #: Format -> (pixels of x, y, width and height, each of which it cuts to a whole number; score; share of detections that
 #: may have no partner within these). Where proposals are nearly equal NMS keeps another: a few of a hundred in
