@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from tinydet_lite import preprocess
 from tinydet_lite.errors import UserError
 from tinydet_lite.preprocess import BACKGROUND_RGB, as_rgb_array, load_image, load_resized, resize_to
 
@@ -58,11 +59,24 @@ def smooth(height, width):
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
+@pytest.fixture
+def small_is_large(monkeypatch):
+    """Pictures of a few hundred pixels are decoded at a fraction, as those of megapixels are."""
+    monkeypatch.setattr(preprocess, "_LARGE", 1)
+
+
+def test_a_jpeg_below_a_megapixel_and_a_half_is_decoded_whole(tmp_path):
+    for width, height, whole in ((1500, 999, True), (1500, 1000, False)):
+        smooth(height, width).save(tmp_path / "x.jpg", quality=95)
+        expected = resize_to(as_rgb_array(tmp_path / "x.jpg"), 64)
+        assert np.array_equal(load_resized(tmp_path / "x.jpg", 64)[0], expected) == whole
+
+
 # Of a side of 64: 130 pixels have no half that is 128; 256 have; an eighth of 1,030 is 129, rounded up, of 1,032 not.
 @pytest.mark.parametrize(
     ("width", "height", "fraction"), [(1300, 130, 1), (600, 256, 2), (1030, 2000, 8), (8200, 600, 4), (1032, 1032, 8)]
 )
-def test_a_large_jpeg_is_decoded_at_a_fraction(tmp_path, monkeypatch, width, height, fraction):
+def test_a_large_jpeg_is_decoded_at_a_fraction(small_is_large, tmp_path, monkeypatch, width, height, fraction):
     smooth(height, width).save(tmp_path / "x.jpg", quality=95)
     expected = resize_to(as_rgb_array(tmp_path / "x.jpg"), 64).astype(int)
     decoded = []
@@ -78,7 +92,7 @@ def test_a_large_jpeg_is_decoded_at_a_fraction(tmp_path, monkeypatch, width, hei
 
 @pytest.mark.parametrize("turned", [True, False])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_fraction_lies_as_the_whole_does(tmp_path, orientation, turned):
+def test_a_fraction_lies_as_the_whole_does(small_is_large, tmp_path, orientation, turned):
     exif = Image.Exif()
     exif[0x0112] = orientation
     smooth(300, 500).save(tmp_path / "x.jpg", quality=95, exif=exif)
@@ -89,7 +103,7 @@ def test_a_fraction_lies_as_the_whole_does(tmp_path, orientation, turned):
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.bmp", "x.webp"])
-def test_other_formats_are_decoded_whole(tmp_path, name):
+def test_other_formats_are_decoded_whole(small_is_large, tmp_path, name):
     smooth(300, 500).save(tmp_path / name)
     pixels, whole = load_resized(tmp_path / name, 64)
     assert whole == (500, 300)
@@ -97,14 +111,14 @@ def test_other_formats_are_decoded_whole(tmp_path, name):
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_fractions_of_grey_and_printed_jpegs(tmp_path, mode):
+def test_fractions_of_grey_and_printed_jpegs(small_is_large, tmp_path, mode):
     smooth(300, 500).convert(mode).save(tmp_path / "x.jpg", quality=95)
     pixels, whole = load_resized(tmp_path / "x.jpg", 64)
     assert whole == (500, 300)
     assert np.abs(pixels - resize_to(as_rgb_array(tmp_path / "x.jpg"), 64).astype(int)).mean() < 1.0
 
 
-def test_a_large_jpeg_that_was_cut_short(tmp_path):
+def test_a_large_jpeg_that_was_cut_short(small_is_large, tmp_path):
     smooth(300, 500).save(tmp_path / "x.jpg", quality=95)
     content = (tmp_path / "x.jpg").read_bytes()
     (tmp_path / "x.jpg").write_bytes(content[: len(content) // 2])
