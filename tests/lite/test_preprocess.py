@@ -102,6 +102,20 @@ def test_a_fraction_lies_as_the_whole_does(small_is_large, tmp_path, orientation
     assert np.abs(pixels - resize_to(np.asarray(expected), 64).astype(int)).mean() < 1.0
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_is_rounded_up_moves_no_edge(small_is_large, tmp_path, orientation):
+    """An eighth of 1,025 pixels are 128 and an eighth of one, in 129."""
+    x, y = np.meshgrid(np.linspace(0, 255, 1025), np.linspace(0, 255, 1033))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    ramps = np.stack([x, y, np.full_like(x, 128)], -1).astype(np.uint8)
+    Image.fromarray(ramps).save(tmp_path / "x.jpg", quality=95, subsampling=0, exif=exif)
+    difference = load_resized(tmp_path / "x.jpg", 64)[0] - resize_to(as_rgb_array(tmp_path / "x.jpg"), 64).astype(int)
+    # A step of a ramp is 4 levels a pixel, and the end would be moved by 0.4 pixels.
+    for end in (difference[:4], difference[-4:], difference[:, :4], difference[:, -4:]):
+        assert np.abs(end.mean(axis=(0, 1))).max() < 0.7
+
+
 @pytest.mark.parametrize("name", ["x.png", "x.bmp", "x.webp"])
 def test_other_formats_are_decoded_whole(small_is_large, tmp_path, name):
     smooth(300, 500).save(tmp_path / name)

@@ -35,8 +35,10 @@ FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".pjpeg", ".pjp")
 IMAGE_SUFFIXES = (*JPEG_SUFFIXES, ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
-# EXIF orientations of pictures that lie on their side.
+# EXIF orientations of pictures that lie on their side in the file.
 _SIDEWAYS = (5, 6, 7, 8)
+# And of those where what ends the file's rows or columns is the upright picture's left or upper side.
+_ENDS_LEFT, _ENDS_ABOVE = (2, 3, 6, 7), (3, 4, 7, 8)
 
 # Pixels from which on a JPEG may be decoded at a fraction. A smaller one takes milliseconds; as a path, an image or an
 # array it gives the same to the last bit.
@@ -96,13 +98,16 @@ def load_resized(
         if image.format in ("JPEG", "MPO") and width * height >= _LARGE:
             image.draft(image.mode, (2 * size, 2 * size))
         fraction = next(n for n in (1, 2, 4, 8) if -(-width // n) == image.width and -(-height // n) == image.height)
-        sideways = fraction > 1 and turned and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+        turn = image.getexif().get(ExifTags.Base.Orientation) if fraction > 1 and turned else None
         upright = _upright_rgb(image, str(Path(path)), turned=turned)
     if fraction == 1:
         return resize_to(np.asarray(upright), size), upright.size
-    whole = (height, width) if sideways else (width, height)
-    # Its last row and column may be a part of a pixel: rounded up, the picture would be wider than it is.
-    box = (0.0, 0.0, whole[0] / fraction, whole[1] / fraction)
+    whole = (height, width) if turn in _SIDEWAYS else (width, height)
+    # The last row and column in the file may be a part of a pixel: rounded up, the picture would be wider than it is.
+    right, below = whole[0] / fraction, whole[1] / fraction
+    left = upright.width - right if turn in _ENDS_LEFT else 0.0
+    above = upright.height - below if turn in _ENDS_ABOVE else 0.0
+    box = (left, above, left + right, above + below)
     return np.asarray(upright.resize((size, size), Image.Resampling.BILINEAR, box=box)), whole
 
 
