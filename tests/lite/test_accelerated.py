@@ -130,6 +130,11 @@ def test_an_unknown_accelerator_is_refused():
         Detector(SHIPPED["digits"], accelerator="tpu")
 
 
+def test_the_number_of_threads_is_checked_as_on_the_cpu(litert):
+    with pytest.raises(UserError, match="0 threads came; expected at least 1"):
+        Detector(SHIPPED["digits"], num_threads=0, accelerator="gpu")
+
+
 def test_the_real_compiled_model_gives_the_interpreters_outputs(caplog):
     """No machine of ours has an NPU: LiteRT then runs all of it on the CPU, by its newer way."""
     pytest.importorskip("ai_edge_litert.compiled_model", reason="ai-edge-litert 2 is not installed here")

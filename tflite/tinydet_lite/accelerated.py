@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import UserError
-from .runtime import RuntimeFailed, Session, default_threads, first_line
+from .runtime import RuntimeFailed, Session, checked_threads, first_line
 
 #: Where a network may run.
 ACCELERATORS = ("cpu", "gpu", "npu")
@@ -65,6 +65,7 @@ class AcceleratedSession:
 
         Raises:
             RuntimeFailed: ai_edge_litert is missing or too old, or finds no such accelerator.
+            UserError: the number of threads is below 1.
         """
         try:
             from ai_edge_litert.compiled_model import CompiledModel
@@ -72,7 +73,7 @@ class AcceleratedSession:
             from ai_edge_litert.options import CpuOptions, GpuOptions, Options
         except ImportError as error:
             raise RuntimeFailed(f"it needs ai-edge-litert 2.3 or newer: {first_line(error)}") from error
-        self.num_threads = default_threads() if num_threads is None else num_threads
+        self.num_threads = checked_threads(num_threads)
         self.runtime = f"{_PACKAGE}, {accelerator}"
         # Kept, since LiteRT may read from it for as long as it lives.
         self._bytes = model

@@ -44,6 +44,17 @@ def default_threads() -> int:
     return max(1, min(usable or 1, MAX_DEFAULT_THREADS))
 
 
+def checked_threads(num_threads: int | None) -> int:
+    """The number given, or `default_threads()` for None.
+
+    Raises:
+        UserError: it is below 1.
+    """
+    if num_threads is not None and num_threads < 1:
+        raise UserError(f"{num_threads} threads came; expected at least 1")
+    return default_threads() if num_threads is None else num_threads
+
+
 class Session:
     """One model in one interpreter.
 
@@ -66,9 +77,7 @@ class Session:
             UserError: no runtime works; the message names each one tried and why it failed. Or the model has not
                 one signature.
         """
-        if num_threads is not None and num_threads < 1:
-            raise UserError(f"{num_threads} threads came; expected at least 1")
-        self.num_threads = default_threads() if num_threads is None else num_threads
+        self.num_threads = checked_threads(num_threads)
         self.runtime, self._interpreter = build_interpreter(model, self.num_threads)
         # Some interpreters read from the caller's buffer for as long as they live.
         self._model = model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
@@ -109,10 +110,9 @@ def main() -> None:
     print(f"{len(inspection.nodes)} operators, builtin only: every TFLite runtime takes the file "
           f"({command_text('profile')} has the list)")  # fmt: skip
     print(told(exported.threshold, measured=args.threshold is None))
+    model = shlex.quote(str(args.output))
     print("Next:")
     if calibration is not None:
-        data = args.data or config.data.root or "DIR"
-        print(
-            f"  {command_text('evaluate')} --model {args.output} --data {data}    # against the run's AP: what it costs"
-        )
-    print(f"  {command_text('detect')} --model {args.output} --source IMAGE")
+        data = shlex.quote(args.data or config.data.root or "DIR")
+        print(f"  {command_text('evaluate')} --model {model} --data {data}    # against the run's AP: what it costs")
+    print(f"  {command_text('detect')} --model {model} --source IMAGE")

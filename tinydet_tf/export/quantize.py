@@ -157,22 +157,22 @@ def _before_first_convolution(operators: tuple[_Operator, ...]) -> tuple[str, ..
 
 def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:
     """litert-quantizer's recipe: the last rule that matches an operator counts."""
-    aeq = _library()
-    every = aeq.qtyping.TFLOperationName.ALL_SUPPORTED
-    names = aeq.algorithm_manager.AlgorithmName
+    library = _library()
+    every = library.qtyping.TFLOperationName.ALL_SUPPORTED
+    names = library.algorithm_manager.AlgorithmName
     algorithm = names.MIN_MAX_UNIFORM_QUANT
-    rules = aeq.recipe_manager.RecipeManager()
+    rules = library.recipe_manager.RecipeManager()
     parts = scope_pattern(scheme.parts) if scheme.parts else ".*"
     if scheme.weights == "float16":
         rules.add_weight_only_config(parts, every, 16, algorithm_key=names.FLOAT_CASTING)
     elif scheme.activation_bits == "dynamic":
         rules.add_dynamic_config(parts, every, 8, algorithm_key=algorithm)
         # With a scale a channel, tflite-runtime 2.14 makes zeros of these.
-        whole = aeq.qtyping.QuantGranularity.TENSORWISE
-        dense = aeq.qtyping.TFLOperationName.FULLY_CONNECTED
+        whole = library.qtyping.QuantGranularity.TENSORWISE
+        dense = library.qtyping.TFLOperationName.FULLY_CONNECTED
         rules.add_dynamic_config(parts, dense, 8, granularity=whole, algorithm_key=algorithm)
         # XNNPACK does not take them over with ranges as the model runs.
-        depthwise = aeq.qtyping.TFLOperationName.DEPTHWISE_CONV_2D
+        depthwise = library.qtyping.TFLOperationName.DEPTHWISE_CONV_2D
         rules.add_weight_only_config(parts, depthwise, 16, algorithm_key=names.FLOAT_CASTING)
     else:
         rules.add_static_config(parts, every, scheme.activation_bits, 8, algorithm_key=algorithm)

@@ -72,7 +72,7 @@ def _best_of(found: Candidates, *, max_proposals: int, iou_threshold: float) -> 
 def _anchors_at(index: tf.Tensor, anchors: np.ndarray, ratios: int) -> tf.Tensor:
     """The anchors [K, 4] of some indices: exactly those of the level's table.
 
-    Of M's finest level the table would be 0.4 MB of an int8 file of 5 MB; the anchors of a cell, its row and its column
+    Of M's finest level the table would be 0.3 MB of an int8 file of 5 MB; the anchors of a cell, its row and its column
     say the same.
     """
     width = round((len(anchors) // ratios) ** 0.5)
