@@ -34,9 +34,10 @@ class Rows:
     """How the channels of a feature cell are cut into rows of the table, and what each slot of the result reads.
 
     width: channels of a row.
-    bin_of, row_of: [slots], the bin that a slot belongs to, and the row of a cell that it reads.
+    bin_of, row_of: [slots], the bin that a slot belongs to, and which row of a cell it reads.
     channel_of: [slots, width], which of the head's inputs (d * 49 + bin) a number is.
-    transposed: the channels of each cell are transposed from [width, 49] to [49, width] on the way into the table.
+    transposed: the table is transposed from [cells, width, 49] to [49, cells, width], else it is [cells, rows of a
+      cell, width].
     """
 
     width: int
@@ -125,7 +126,7 @@ def pool(features: Sequence[tf.Tensor], rois: tf.Tensor, config: ModelConfig, ro
         # Joined as maps of one width: the converter would otherwise make copies of [cells, 1, channels].
         joined = tf.concat([tf.reshape(f, [1, -1, width, channels]) for f in features], 1)
         if rows.transposed:
-            joined = tf.transpose(tf.reshape(joined, [-1, rows.width, _CELLS]), [0, 2, 1])
+            joined = tf.transpose(tf.reshape(joined, [-1, _CELLS]))
         table = tf.reshape(joined, [-1] if rows.width == 1 else [-1, rows.width])
     with scope(ROI):
         upper, lower, weights, inside = _corners(rois, config, rows)
@@ -164,7 +165,8 @@ def _corners(rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tuple[_Axes, _
     outside the map, in the same shape; None where none can."""
     levels = config.roi_levels
     sizes, strides = config.level_sizes[:levels], config.strides[:levels]
-    rows_a_cell = config.channels // rows.width
+    cells = _table_size(config) // config.channels
+    cell_step, row_step = (1, cells) if rows.transposed else (config.channels, 1)
     first_cell = np.cumsum([0, *(size**2 for size in sizes)])[:levels]
 
     # Columns: along y the first sample of the 7 bins, then the second one; along x likewise.
@@ -195,10 +197,10 @@ def _corners(rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tuple[_Axes, _
     lower = tf.floor(clipped)
     upper = tf.minimum(lower + 1.0, last)
 
-    # Row numbers: (first + y * size + x) * rows a cell + row of the slot.
+    # Row numbers: (first + y * size + x) * cell_step + row of the slot * row_step.
     along_y = np.repeat(np.array([1, 0], np.float32), 14)
-    step = (size * along_y + (1.0 - along_y)) * float(rows_a_cell)
-    start = first * (along_y * rows_a_cell)
+    step = (size * along_y + (1.0 - along_y)) * float(cell_step)
+    start = first * (along_y * cell_step)
 
     def spread(numbers: tf.Tensor, width: int) -> _Axes:
         """[R, 28] -> of each axis and sample [R, slots * width]: each slot takes its bin's number."""
@@ -212,7 +214,7 @@ def _corners(rois: tf.Tensor, config: ModelConfig, rows: Rows) -> tuple[_Axes, _
 
     def parts(numbers: tf.Tensor) -> _Axes:
         y, x = spread(numbers, 1)
-        return [part + rows.row_of.astype(np.float32) for part in y], x
+        return [part + (rows.row_of * row_step).astype(np.float32) for part in y], x
 
     def wide_parts(numbers: tf.Tensor) -> _Axes:
         axes = spread(numbers, rows.width)
