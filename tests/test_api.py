@@ -89,6 +89,19 @@ def test_int8_takes_the_runs_own_images(run: Path, tmp_path: Path) -> None:
     assert detector.info.calibration.startswith("2 of 4 images")
 
 
+def test_fewer_proposals(run: Path, data: Path, tmp_path: Path) -> None:
+    """The best ones are left, so that the outputs are the first rows of what all proposals give."""
+    outputs = {}
+    for proposals in (None, 12):
+        exported = api.export(run, tmp_path / "x.tflite", proposals=proposals)
+        outputs[proposals] = api.load_detector(exported.path).raw(picture(data))
+    assert outputs[12]["boxes"].shape == (1, 12, 4) and len(outputs[None]["boxes"][0]) > 12
+    for name, values in outputs[12].items():
+        np.testing.assert_allclose(values, outputs[None][name][:, :12], atol=1e-3)
+    tasks = api.export(run, tmp_path / "tasks.tflite", postprocess="tasks", proposals=3)
+    assert tasks.config.model.proposals_test == 3
+
+
 def test_detect_takes_a_run(run: Path, data: Path, command: Command, tmp_path: Path) -> None:
     keep_threshold(run, 0.01)
     done = command("detect.py", "--model", run, "--source", picture(data), "--output", tmp_path / "found")
@@ -104,6 +117,8 @@ def test_detect_takes_a_run(run: Path, data: Path, command: Command, tmp_path: P
 
 
 def test_what_cannot_be(run: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="proposals_test is 500000; 4 levels"):
+        api.export(run, tmp_path / "x.tflite", proposals=500_000)
     with pytest.raises(UserError, match="the run's own configuration"):
         api.train(output=run, resume=True, variant="S")
     with pytest.raises(UserError, match="does not exist"):

@@ -170,6 +170,7 @@ def export(
     postprocess: str = "host",
     picture_size: tuple[int, int] | None = None,
     threshold: float | None = None,
+    proposals: int | None = None,
     data: str | None = None,
     split: str = "train",
     calibration_images: int | None = None,
@@ -186,6 +187,7 @@ def export(
       postprocess: "host", or "tasks" with soft-NMS inside (docs/tasks.md).
       picture_size: (W, H) in pixels, of tasks: the pictures whose boxes shall be exact to the pixel.
       threshold: the score from which the file's user sees detections; None for the one that training measured.
+      proposals: how many boxes the second stage looks at; None for those of the run (200).
       data, split, calibration_images, seed: which images int8 and int16 take their ranges from; None for 32 of what the
         run was trained on.
       variant: needed only for weights that do not say theirs.
@@ -195,7 +197,7 @@ def export(
       UserError: the model, an argument or the images cannot be used, or the file cannot be written.
     """
     path = Path(output)
-    network, config = load_network(model, variant=variant)
+    network, config = load_network(model, variant=variant, proposals=proposals)
     threshold = read_threshold(model) if threshold is None else threshold
     scheme, samples, observations = scheme_named(format), None, None
     if format == "int8" and data is None and calibration_images is None:

@@ -161,15 +161,19 @@ def keep_threshold(path: str | Path, threshold: float) -> Path:
     return file
 
 
-def load_detector(path: str | Path, *, variant: str | None = None) -> tuple[TinyDet, Config]:
+def load_detector(
+    path: str | Path, *, variant: str | None = None, proposals: int | None = None
+) -> tuple[TinyDet, Config]:
     """The detector of a run folder or weights file, ready for inference, and its configuration.
 
     Args:
       path: RUN or WEIGHTS.
       variant: what the caller expects; needed only for weights that do not say it themselves.
+      proposals: how many RoIs the second stage looks at, instead of what the weights say (`model.proposals_test`).
 
     Raises:
-      UserError: no such file, damaged, another variant than expected, or a backbone alone.
+      UserError: no such file, damaged, another variant than expected, a backbone alone, or more proposals than there
+        can be.
     """
     file = weights_file(path)
     config = read_config(file)
@@ -180,6 +184,8 @@ def load_detector(path: str | Path, *, variant: str | None = None) -> tuple[Tiny
         config = _guess_config(file, variant)
     elif variant is not None and variant != config.variant:
         raise UserError(f"{file} holds TinyDet-{config.variant}, --variant says {variant}; leave --variant out")
+    if proposals is not None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, proposals_test=proposals))
     detector = TinyDet(config.model, len(config.class_names))
     _fill(detector, file)
     return detector, config
