@@ -1,14 +1,17 @@
-"""AlignPool, activations and the padding of strided convolutions."""
+"""AlignPool, activations, the padding of strided convolutions, and blocks whose expansion is fused."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import tensorflow as tf
 import tf_keras as keras
 
 from tinydet_tf.layers.activations import HardSigmoid, HardSwish
 from tinydet_tf.layers.align_pool import AlignPool
-from tinydet_tf.layers.blocks import conv2d, depthwise
+from tinydet_tf.layers.batch_norm import BatchNormalization
+from tinydet_tf.layers.blocks import BatchNorm, conv2d, depthwise, inverted_residual
+from tinydet_tf.model.backbones import BlockSpec
 
 
 def test_align_pool_is_a_2x2_mean_without_padding() -> None:
@@ -38,6 +41,36 @@ def test_strided_convolutions_pad_every_side() -> None:
         out = keras.Model(image, y)(x).numpy()[0, :, :, 0]
         assert out.shape == (4, 4)
         assert out[0, 0] == 1 and out.sum() == 1
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("align", [False, True])
+def test_a_fused_block_is_its_parts(stride: int, align: bool) -> None:
+    spec = BlockSpec(3, 8, 4, squeeze_excite=False, hard_swish=True, stride=stride, tap=False, fused=True)
+    image = keras.Input([8, 8, 4])
+    model = keras.Model(image, inverted_residual(image, spec, "b", BatchNorm(), expand=True, align=align))
+    for layer in model.layers:  # statistics that do something
+        if isinstance(layer, BatchNormalization):
+            channels = layer.gamma.shape[0]
+            layer.set_weights([np.linspace(low, 2, channels) for low in (0.5, -1, -0.5, 0.7)])
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 4)).astype(np.float32)
+
+    def normalized(y: np.ndarray, name: str) -> np.ndarray:
+        gamma, beta, mean, variance = model.get_layer(name).get_weights()
+        return (y - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+
+    y = x[0]
+    if align and stride == 2:
+        y = (y[:-1, :-1] + y[1:, :-1] + y[:-1, 1:] + y[1:, 1:]) / 4
+    kernel, side = model.get_layer("b_fused").get_weights()[0], 8 // stride
+    around = np.pad(y, [(1, 1), (1, 1), (0, 0)])
+    taps = [
+        around[r : r + len(y), c : c + len(y)][::stride, ::stride][:side, :side] for r in range(3) for c in range(3)
+    ]
+    y = normalized(sum(tap @ k for tap, k in zip(taps, kernel.reshape(9, 4, 8), strict=True)), "b_fused_bn")
+    y = y * np.clip(y + 3, 0, 6) / 6
+    y = normalized(y @ model.get_layer("b_project").get_weights()[0][0, 0], "b_project_bn")
+    np.testing.assert_allclose(model(x)[0], y + x[0] if stride == 1 else y, atol=1e-5)
 
 
 def test_alignment_removes_the_shift() -> None:

@@ -135,6 +135,15 @@ def inverted_residual(
       dialect: how the backbone's family builds its layers.
     """
     y = x
+    if spec.fused:
+        if align and spec.stride == 2:
+            y = AlignPool(name=f"{name}_align")(y)
+        y = conv2d(
+            y, spec.expand, f"{name}_fused", kernel=spec.kernel, stride=spec.stride, bias=False, dialect=dialect,
+            kernel_initializer=kaiming(),
+        )  # fmt: skip
+        y = activate(batch_norm(y, f"{name}_fused_bn"), spec.hard_swish, f"{name}_fused_act", dialect)
+        return _project(x, y, spec, name, batch_norm)
     if expand:
         y = conv2d(y, spec.expand, f"{name}_expand", bias=False, kernel_initializer=kaiming())
         y = activate(batch_norm(y, f"{name}_expand_bn"), spec.hard_swish, f"{name}_expand_act", dialect)
@@ -152,6 +161,11 @@ def inverted_residual(
     y = activate(batch_norm(y, f"{name}_depthwise_bn"), spec.hard_swish, f"{name}_depthwise_act", dialect)
     if spec.squeeze_excite:
         y = squeeze_excite(y, f"{name}_se", dialect)
+    return _project(x, y, spec, name, batch_norm)
+
+
+def _project(x: Any, y: Any, spec: BlockSpec, name: str, batch_norm: BatchNorm) -> Any:
+    """The end of a block: 1x1 to `spec.out` channels, and the sum with the block's input where the shapes allow it."""
     y = conv2d(y, spec.out, f"{name}_project", bias=False, kernel_initializer=kaiming())
     y = batch_norm(y, f"{name}_project_bn")
     if spec.stride == 1 and x.shape[-1] == spec.out:
