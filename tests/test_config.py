@@ -24,7 +24,7 @@ def test_every_config_loads_and_survives_a_round_trip(path: Path, tmp_path: Path
 
 
 def test_there_are_configs() -> None:
-    assert {"digits_s", "overfit_s", "tinydet_s", "tinydet_m", "tinydet_l", "tinydet_s_int8"} <= {
+    assert {"digits_s", "overfit_s", "tinydet_s", "tinydet_m", "tinydet_l", "tinydet_s_edge", "tinydet_m_edge"} <= {
         p.stem for p in CONFIGS
     }
 

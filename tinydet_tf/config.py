@@ -76,7 +76,7 @@ def _check_ranges(config: Any, section: str) -> None:
 class ModelConfig:
     """One detector. Pixels are those of the square network input; levels are listed finest first."""
 
-    #: a name of BACKBONES: the paper's mobilenetv3_d and _bc, its ablations, int8 twins, efficientnet_lite0
+    #: a name of BACKBONES: the paper's mobilenetv3_d and _bc, its ablations, edge_s, edge_m, efficientnet_lite0
     backbone: str = "mobilenetv3_d"
     input_size: int = 320  # pixels of a side, a multiple of the coarsest stride
     strides: tuple[int, ...] = (8, 16, 32, 64)  # of the pyramid levels, as the backbone gives them

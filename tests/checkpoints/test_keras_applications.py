@@ -167,3 +167,5 @@ def test_bad_input(tmp_path: Path, command: Command) -> None:
 def test_the_published_names_do_not_cover_them() -> None:
     with pytest.raises(UserError, match="backbone mobilenetv2 is not the authors'"):
         backbone_parameters(model_config("M", backbone="mobilenetv2"))
+    with pytest.raises(UserError, match="backbone edge_m is not the authors': no published weights"):
+        backbone_parameters(model_config("M", backbone="edge_m"))

@@ -93,7 +93,8 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "every level pooled": ("S", {"roi_levels": 4, "anchor_ratios": (1.0,)}),
     "samples outside the map": ("M", {"roi_finest": 0.5}),
     "odd input": ("S", {"input_size": 192}),
-    "int8 twin": ("S", {"backbone": "mobilenetv3_d_int8"}),
+    "edge": ("S", {"backbone": "edge_s", "channels": 196, "fpn_groups": (7, 7, 1, 1)}),
+    "edge, not aligned": ("M", {"backbone": "edge_m", "align": False}),
     "mobilenetv2": ("M", {"backbone": "mobilenetv2"}),
     "mobilenetv3large": ("M", {"backbone": "mobilenetv3large", "align": False}),
     "mobilenetv3large, aligned": ("M", {"backbone": "mobilenetv3large"}),
@@ -102,7 +103,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["conventional, one channel a bin", "mobilenetv2", "efficientnet_lite0"])
+@pytest.mark.parametrize("name", ["conventional, one channel a bin", "mobilenetv2", "efficientnet_lite0", "edge"])
 def test_other_configurations(name: str) -> None:
     variant, overrides = CONFIGURATIONS[name]
     check(lively_detector(variant, **{**SMALL, **overrides}), integer=False)

@@ -121,6 +121,8 @@ def backbone_parameters(config: ModelConfig) -> tuple[Parameter, ...]:
             f"backbone {config.backbone} is not the authors'; {command_text('import-backbone')} takes ImageNet weights "
             "of it"
         )
+    if any(block.fused for block in spec.blocks):
+        raise UserError(f"backbone {config.backbone} is not the authors': no published weights fit it")
     rows = [kernel(f"{BACKBONE_PREFIX}blocks.0.0", "stem", CONV)]
     rows += batch_norm(f"{BACKBONE_PREFIX}blocks.0.1", "stem_bn")
     for index, block in enumerate(spec.blocks, 1):

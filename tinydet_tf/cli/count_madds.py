@@ -132,7 +132,7 @@ def block_descriptions(model: ModelConfig) -> dict[str, str]:
     texts = {"stem": f"{model.input_size}^2 x 3, conv 3x3, {channels}, {kind}, s2"}
     taps = []
     for index, spec in enumerate(backbone.blocks, 1):
-        kernel = f"{spec.kernel}x{spec.kernel}"
+        kernel = f"{spec.kernel}x{spec.kernel}{' dense' if spec.fused else ''}"
         se = "SE " if spec.squeeze_excite and model.squeeze_excite else ""
         texts[f"block{index}"] = (
             f"{side}^2 x {channels}, {kernel}, {spec.expand}, {spec.out}, {se}{'HS' if spec.hard_swish else 'RE'}, "

@@ -2,7 +2,7 @@
 
 From the paper: tables 10 (TinyDet-S: mobilenetv3_d), 11 and 12 (M and L: mobilenetv3_bc), and those that table 4
 compares. Of others, with their own padding and normalization: mobilenetv2 and mobilenetv3large of keras.applications,
-efficientnet_lite0 (docs/fine_tuning.md). The project's own: twins for int8 of the first two (docs/int8_twin.md), and a
+efficientnet_lite0 (docs/fine_tuning.md). The project's own: edge_s and edge_m for int8 on ARM (docs/edge.md), and a
 shallow one for trials.
 """
 
@@ -23,6 +23,7 @@ class BlockSpec:
     hard_swish: bool
     stride: int
     tap: bool  # the row is marked FPN: its output feeds the pyramid
+    fused: bool = False  # one dense conv of that kernel and stride in place of the expansion and the depthwise conv
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class BackboneSpec:
 
 Row = tuple[int, int, int, str, str, int, str]
 
-# Columns: kernel, expansion, out, squeeze-excite, nonlinearity, stride, FPN.
+# Columns: kernel, expansion, out, "SE" for squeeze-and-excite or "FUSED", nonlinearity, stride, FPN.
 # Table 10: TinyDet-S.
 _D: list[Row] = [
     (3, 16, 16, "", "RE", 1, ""),
@@ -153,47 +154,41 @@ _LITE0: list[Row] = [
     (3, 1152, 320, "", "RE", 1, "FPN"),
     (5, 960, 160, "", "RE", 2, "FPN"),
 ]
-# Twins of D and BC for int8, not the paper's: no squeeze-and-excite, 3x3 for 5x5. What that saves went into wider
-# expansions, in multiples of 16 as the runtime's tiles, until the multiply-accumulates were the same. H-swish stays: as
-# ADD and MUL it costs int8 little, and ReLU6 in its place cost the digits 0.067 AP (docs/int8_twin.md).
-_D_INT8: list[Row] = [
-    (3, 16, 16, "", "RE", 1, ""),
-    (3, 64, 24, "", "RE", 2, ""),
-    (3, 72, 24, "", "RE", 1, ""),
-    (3, 80, 40, "", "RE", 2, ""),
-    (3, 128, 40, "", "RE", 1, ""),
+# For int8 on ARM's cores, not the paper's (docs/edge.md). Depthwise convs are what those cores run worst: early blocks
+# are one dense conv instead of expansion and depthwise conv ("FUSED"), the later ones have kernels of 3x3. No
+# squeeze-and-excite, fewer blocks, widths in multiples of 16, as the runtime's tiles. H-swish stays in the late blocks:
+# as ADD and MUL it costs int8 little.
+_EDGE_S: list[Row] = [
+    (3, 48, 24, "FUSED", "RE", 2, ""),
+    (3, 64, 40, "FUSED", "RE", 2, ""),
+    (3, 64, 40, "FUSED", "RE", 1, ""),
     (3, 128, 40, "", "RE", 1, "FPN"),
-    (3, 240, 80, "", "HS", 2, ""),
-    (3, 256, 80, "", "HS", 1, ""),
-    (3, 256, 80, "", "HS", 1, ""),
-    (3, 256, 80, "", "HS", 1, ""),
-    (3, 240, 112, "", "HS", 1, ""),
+    (3, 160, 80, "FUSED", "HS", 2, ""),
+    (3, 240, 80, "", "HS", 1, ""),
+    (3, 240, 80, "", "HS", 1, ""),
+    (3, 320, 112, "", "HS", 1, ""),
     (3, 368, 112, "", "HS", 1, "FPN"),
     (3, 368, 160, "", "HS", 2, ""),
-    (3, 496, 160, "", "HS", 1, ""),
     (3, 496, 160, "", "HS", 1, "FPN"),
-    (3, 1008, 160, "", "HS", 2, "FPN"),
+    (3, 496, 160, "", "HS", 2, "FPN"),
 ]
-_BC_INT8: list[Row] = [
-    (3, 24, 24, "", "RE", 1, ""),
-    (3, 72, 36, "", "RE", 2, ""),
-    (3, 112, 36, "", "RE", 1, ""),
-    (3, 112, 36, "", "RE", 1, ""),
-    (3, 112, 36, "", "RE", 1, "FPN"),
-    (3, 112, 60, "", "RE", 2, ""),
-    (3, 192, 60, "", "RE", 1, ""),
-    (3, 192, 60, "", "RE", 1, "FPN"),
-    (3, 240, 80, "", "HS", 2, ""),
-    (3, 208, 80, "", "HS", 1, ""),
-    (3, 208, 80, "", "HS", 1, ""),
-    (3, 208, 80, "", "HS", 1, ""),
+_EDGE_M: list[Row] = [
+    (3, 64, 32, "FUSED", "RE", 2, ""),
+    (3, 96, 32, "", "RE", 1, ""),
+    (3, 96, 32, "", "RE", 1, "FPN"),
+    (3, 128, 48, "FUSED", "RE", 2, ""),
+    (3, 96, 48, "FUSED", "RE", 1, ""),
+    (3, 192, 48, "", "RE", 1, "FPN"),
+    (3, 192, 80, "FUSED", "HS", 2, ""),
+    (3, 240, 80, "", "HS", 1, ""),
+    (3, 240, 80, "", "HS", 1, ""),
+    (3, 240, 80, "", "HS", 1, ""),
     (3, 480, 112, "", "HS", 1, ""),
-    (3, 672, 112, "", "HS", 1, "FPN"),
-    (3, 672, 160, "", "HS", 2, ""),
-    (3, 1008, 160, "", "HS", 1, ""),
-    (3, 1008, 160, "", "HS", 1, "FPN"),
-    (3, 960, 160, "", "HS", 2, ""),
-    (3, 960, 160, "", "HS", 1, "FPN"),
+    (3, 512, 112, "", "HS", 1, "FPN"),
+    (3, 512, 160, "", "HS", 2, ""),
+    (3, 640, 160, "", "HS", 1, "FPN"),
+    (3, 640, 160, "", "HS", 2, ""),
+    (3, 640, 160, "", "HS", 1, "FPN"),
 ]
 #: Few blocks, with every kernel and stride, nonlinearity and squeeze-and-excite that D has: for trials of a machine and
 #: of a program. Nobody's choice for finding objects.
@@ -226,15 +221,18 @@ _EFFICIENTNET_LITE = Dialect(
 
 
 def _backbone(stem: int, rows: list[Row], dialect: Dialect | None = None) -> BackboneSpec:
-    blocks = tuple(BlockSpec(k, e, o, se == "SE", nl == "HS", s, tap == "FPN") for k, e, o, se, nl, s, tap in rows)
+    blocks = tuple(
+        BlockSpec(k, e, o, kind == "SE", nl == "HS", s, tap == "FPN", kind == "FUSED")
+        for k, e, o, kind, nl, s, tap in rows
+    )
     return BackboneSpec(stem, blocks, dialect or Dialect())
 
 
 BACKBONES: dict[str, BackboneSpec] = {
     "mobilenetv3_d": _backbone(16, _D),
     "mobilenetv3_bc": _backbone(24, _BC),
-    "mobilenetv3_d_int8": _backbone(16, _D_INT8),
-    "mobilenetv3_bc_int8": _backbone(24, _BC_INT8),
+    "edge_s": _backbone(16, _EDGE_S),
+    "edge_m": _backbone(16, _EDGE_M),
     "shallow": _backbone(16, _SHALLOW),
     "mobilenetv3": _backbone(16, [*_EARLY, *_LATE]),
     "mobilenetv3_b": _backbone(16, [*_EARLY[:2], _EXTRA, _EXTRA, *_EARLY[2:], *_LATE]),
