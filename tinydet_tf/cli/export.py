@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
         "--data", "--calibration", metavar="DIR", help="as in train (default: what the run was trained on)"
     )
     calibration.add_argument("--split", choices=SPLIT_CHOICES, default="train", help="of --data (default: %(default)s)")
-    calibration.add_argument("--calibration-images", type=int, metavar="N", help="how many of them (default: 32)")
+    calibration.add_argument("--calibration-images", type=int, metavar="N", help="how many of them (default: 128)")
     calibration.add_argument("--seed", type=int, default=0, help="which of them (default: 0)")
     parser.add_argument("--output", type=Path, required=True, metavar="X.tflite", help="the file to write")
     return parser.parse_args()

@@ -20,7 +20,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", metavar="DIR", help="as in train (default: what the run was trained on)")
     parser.add_argument("--split", choices=SPLIT_CHOICES, default="val", help="what AP is measured on (default: val)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images of it only")
-    parser.add_argument("--calibration-images", type=int, default=32, metavar="N", help="of the training split")
+    parser.add_argument("--calibration-images", type=int, default=128, metavar="N", help="of the training split")
     parser.add_argument("--seed", type=int, default=0, help="which of them")
     parser.add_argument("--only", action="append", default=[], metavar="SCHEME", help="one scheme; may be repeated")
     parser.add_argument("--skip-sensitivity", action="store_true", help="without the rows of one part alone")

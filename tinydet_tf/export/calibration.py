@@ -31,8 +31,8 @@ _LOG = logging.getLogger(__name__)
 
 #: What to do where a package is missing.
 INSTALL = "install it with pip install 'tinydet-tf[quantize]'"
-#: What docs/quantization.md was measured with.
-DEFAULT_IMAGES = 32
+#: docs/quantization.md says what fewer cost.
+DEFAULT_IMAGES = 128
 #: K: of a tensor that is larger, every n-th value. Ends of a range are taken from all of it.
 _KEPT = 16384
 _PERCENTILES = (0.001, 99.999)
