@@ -188,8 +188,8 @@ def export(
       picture_size: (W, H) in pixels, of tasks: the pictures whose boxes shall be exact to the pixel.
       threshold: the score from which the file's user sees detections; None for the one that training measured.
       proposals: how many boxes the second stage looks at; None for those of the run (200).
-      data, split, calibration_images, seed: which images int8 and int16 take their ranges from; None for 128 of what the
-        run was trained on.
+      data, split, calibration_images, seed: which images int8 and int16 take their ranges from; None for 128 of what
+        the run was trained on.
       variant: needed only for weights that do not say theirs.
       progress: show a bar on a terminal while calibrating.
 
