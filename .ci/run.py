@@ -27,12 +27,11 @@ PYTHON = ".venv/bin/python"
 #: slow test that does not come first takes more than 10: none begins after this many seconds.
 LAST_START = 67 * 60
 #: What runs two at a time, the longest first, so that both lanes end together.
-SETTINGS = ("avx2", "no-onednn", test_cpus.QEMU)
-PYTHONS = ("3.13", "3.10")
-#: What stands between others, where the time allows it: a whole run should take less than an hour. TensorFlow's wheels
-#: need AVX, so that nobody has a processor like "sse41"; it is one more order of adding up.
-SPARE_PYTHONS = ("3.12", "3.11")
-SPARE_SETTINGS = ("sse41",)
+SETTINGS = ("avx2", "no-onednn", test_cpus.QEMU, "sse41")
+PYTHONS = ("3.13", "3.10", "3.12", "3.11")
+#: Of these what comes last, and only begins in time for a whole run of less than an hour: what stands between others.
+#: TensorFlow's wheels need AVX, so that nobody has a processor like "sse41"; it is one more order of adding up.
+SPARE = ("3.12", "3.11", "sse41")
 SPARE_START = 48 * 60
 #: A browser, the Raspberry Pis' processors and an older x86-64 under emulation. Without them their tests are skipped.
 PACKAGES = ("chromium", "chromium-driver", "qemu-user", "mmdebstrap")
@@ -86,10 +85,10 @@ def alone(name: str, *commands: list[str], environment: dict[str, str] | None = 
     return code == 0
 
 
-def beside_another(name: str, last_start: float, command: list[str]) -> None:
-    """A command whose output comes in one piece, when it has ended; none that would begin after `last_start`."""
+def beside_another(part: str, name: str, command: list[str]) -> None:
+    """A command whose output comes in one piece, when it has ended; none that would begin too late for its part."""
     start = time.monotonic()
-    if start - began > last_start:
+    if start - began > (SPARE_START if part in SPARE else LAST_START):
         leave_out(name, f"NOT RUN for want of time, after {(start - began) / 60:.0f} minutes")
         return
     say(f"{name} begins; its output comes when it ends")
@@ -102,36 +101,26 @@ def beside_another(name: str, last_start: float, command: list[str]) -> None:
 
 def lanes() -> None:
     """Other vector units, without oneDNN, an older processor, other Pythons: the default of each was make test's."""
-    jobs: list[tuple[str, float, list[str]]] = []
-
-    def setting_job(setting: str, last_start: float) -> None:
+    jobs: list[tuple[str, str, list[str]]] = []
+    for setting in SETTINGS:
         name = f"test-cpus {setting}"
         if setting == test_cpus.QEMU and (reason := test_cpus.why_not_emulated()):
             leave_out(name, f"not run: {reason}")
         else:
-            jobs.append((name, last_start, ["make", "test-cpus", f"CPUS={setting}"]))
-
-    def python_job(version: str, last_start: float) -> None:
+            jobs.append((setting, name, ["make", "test-cpus", f"CPUS={setting}"]))
+    ours = subprocess.run(
+        [PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    for version in PYTHONS:
         name = f"test-pythons {version}"
         if version == ours:
             leave_out(name, "left out: `make test` runs on it")
         elif test_pythons.interpreter(version) is None:
             leave_out(name, f"not tested: this machine has no Python {version}")
         else:
-            jobs.append((name, last_start, ["make", "test-pythons", f"PYTHONS={version}"]))
-
-    ours = subprocess.run(
-        [PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.strip()  # fmt: skip
-    for setting in SETTINGS:
-        setting_job(setting, LAST_START)
-    for version in PYTHONS:
-        python_job(version, LAST_START)
-    for version in SPARE_PYTHONS:
-        python_job(version, SPARE_START)
-    for setting in SPARE_SETTINGS:
-        setting_job(setting, SPARE_START)
+            jobs.append((version, name, ["make", "test-pythons", f"PYTHONS={version}"]))
+    jobs.sort(key=lambda job: SPARE.index(job[0]) + 1 if job[0] in SPARE else 0)
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(beside_another, *job) for job in jobs]:
             future.result()

@@ -129,43 +129,28 @@ def inverted_residual(
 ) -> Any:
     """One row of tables 10-12: [expand 1x1], [align], depthwise, [squeeze-excite], project 1x1.
 
+    A fused row has one dense conv in place of the expansion and the depthwise conv (docs/edge.md).
+
     Args:
       expand: False in the first block, which has no expansion conv.
-      align: put the 2x2 average pool before the strided depthwise conv.
+      align: put the 2x2 average pool before the strided conv.
       dialect: how the backbone's family builds its layers.
     """
     y = x
-    if spec.fused:
-        if align and spec.stride == 2:
-            y = AlignPool(name=f"{name}_align")(y)
-        y = conv2d(
-            y, spec.expand, f"{name}_fused", kernel=spec.kernel, stride=spec.stride, bias=False, dialect=dialect,
-            kernel_initializer=kaiming(),
-        )  # fmt: skip
-        y = activate(batch_norm(y, f"{name}_fused_bn"), spec.hard_swish, f"{name}_fused_act", dialect)
-        return _project(x, y, spec, name, batch_norm)
-    if expand:
+    if expand and not spec.fused:
         y = conv2d(y, spec.expand, f"{name}_expand", bias=False, kernel_initializer=kaiming())
         y = activate(batch_norm(y, f"{name}_expand_bn"), spec.hard_swish, f"{name}_expand_act", dialect)
     if align and spec.stride == 2:
         y = AlignPool(name=f"{name}_align")(y)
-    y = depthwise(
-        y,
-        f"{name}_depthwise",
-        kernel=spec.kernel,
-        stride=spec.stride,
-        bias=False,
-        dialect=dialect,
-        depthwise_initializer=kaiming(),
-    )
-    y = activate(batch_norm(y, f"{name}_depthwise_bn"), spec.hard_swish, f"{name}_depthwise_act", dialect)
+    conv = f"{name}_{'fused' if spec.fused else 'depthwise'}"
+    options: dict[str, Any] = {"kernel": spec.kernel, "stride": spec.stride, "bias": False, "dialect": dialect}
+    if spec.fused:
+        y = conv2d(y, spec.expand, conv, kernel_initializer=kaiming(), **options)
+    else:
+        y = depthwise(y, conv, depthwise_initializer=kaiming(), **options)
+    y = activate(batch_norm(y, f"{conv}_bn"), spec.hard_swish, f"{conv}_act", dialect)
     if spec.squeeze_excite:
         y = squeeze_excite(y, f"{name}_se", dialect)
-    return _project(x, y, spec, name, batch_norm)
-
-
-def _project(x: Any, y: Any, spec: BlockSpec, name: str, batch_norm: BatchNorm) -> Any:
-    """The end of a block: 1x1 to `spec.out` channels, and the sum with the block's input where the shapes allow it."""
     y = conv2d(y, spec.out, f"{name}_project", bias=False, kernel_initializer=kaiming())
     y = batch_norm(y, f"{name}_project_bn")
     if spec.stride == 1 and x.shape[-1] == spec.out:

@@ -222,7 +222,7 @@ _EFFICIENTNET_LITE = Dialect(
 
 def _backbone(stem: int, rows: list[Row], dialect: Dialect | None = None) -> BackboneSpec:
     blocks = tuple(
-        BlockSpec(k, e, o, kind == "SE", nl == "HS", s, tap == "FPN", kind == "FUSED")
+        BlockSpec(k, e, o, kind == "SE", nl == "HS", s, tap == "FPN", fused=kind == "FUSED")
         for k, e, o, kind, nl, s, tap in rows
     )
     return BackboneSpec(stem, blocks, dialect or Dialect())

@@ -99,22 +99,18 @@ class Trunk:
         """One inverted residual (tinydet_tf.layers.blocks.inverted_residual); channels of zeros stay zeros."""
         y = x
         pooled = self.config.align and spec.stride == 2
-        if spec.fused:
-            weights = self.trained.convolution(f"{name}_fused", f"{name}_fused_bn")
-            y = Scaled(self.pooled(x.value), x.factor) if pooled else x
-            y = self.activate(self.convolve(y, weights, stride=spec.stride, tile=self.tile), spec.hard_swish)
-            return self.project(x, y, name, residual=residual)
-        if expand:
+        if expand and not spec.fused:
             weights = self.trained.convolution(f"{name}_expand", f"{name}_expand_bn")
             y = self.activate(self.convolve(y, weights, tile=self.tile), spec.hard_swish)
-        weights = self.trained.convolution(f"{name}_depthwise", f"{name}_depthwise_bn")
-        y = self.depthwise(y, weights, spec.stride, pooled=pooled, hard_swish=spec.hard_swish)
+        if spec.fused:
+            weights = self.trained.convolution(f"{name}_fused", f"{name}_fused_bn")
+            y = Scaled(self.pool(y.value), y.factor) if pooled else y
+            y = self.activate(self.convolve(y, weights, stride=spec.stride, tile=self.tile), spec.hard_swish)
+        else:
+            weights = self.trained.convolution(f"{name}_depthwise", f"{name}_depthwise_bn")
+            y = self.depthwise(y, weights, spec.stride, pooled=pooled, hard_swish=spec.hard_swish)
         if spec.squeeze_excite and self.config.squeeze_excite:
             y = self.squeeze_excite(y, f"{name}_se")
-        return self.project(x, y, name, residual=residual)
-
-    def project(self, x: Scaled, y: Scaled, name: str, *, residual: bool) -> Scaled:
-        """The end of a block: the 1x1 conv over y, and the sum with the block's input."""
         weights = self.trained.convolution(f"{name}_project", f"{name}_project_bn")
         out = self.convolve(y, weights, out_factor=x.factor if residual else 1.0, tile=self.tile)
         return Scaled(x.value + out, x.factor) if residual else Scaled(out)
@@ -233,13 +229,13 @@ class Trunk:
                 if hard_swish:  # no conv takes it in: once, on the whole
                     return activate(pool_and_convolve(value, kernel, weights.shift, tf.identity))
                 return Scaled(pool_and_convolve(value, kernel, weights.shift, lambda y: activate(y).value))
-            value = self.pooled(value)
+            value = self.pool(value)
         value, padding = self.padded(value, kernel.shape[0], stride)
         y = tf.nn.depthwise_conv2d(value, kernel, [1, stride, stride, 1], padding)
         return activate(y if weights.shift is None else y + weights.shift)
 
-    def pooled(self, x: tf.Tensor) -> tf.Tensor:
-        """tinydet_tf.layers.align_pool."""
+    def pool(self, x: tf.Tensor) -> tf.Tensor:
+        """tinydet_tf.layers.align_pool: [1, H, W, C] -> [1, H-1, W-1, C]."""
         if not self.integer:
             return tf.nn.avg_pool2d(x, 2, 1, "VALID")
         quarter = np.full([2, 2, x.shape[-1], 1], 0.25, np.float32)  # there is no fast AVERAGE_POOL_2D
