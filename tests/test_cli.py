@@ -66,6 +66,19 @@ def test_loading_tensorflow_prints_nothing() -> None:
     assert done.stderr == "" and "Parameters" in done.stdout
 
 
+def test_a_terminal_is_told_that_tensorflow_is_being_loaded() -> None:
+    ours, terminal = os.openpty()
+    child = "from tinydet_tf.cli.main import console; console()"
+    program = [sys.executable, "-c", child, "count-madds", "--variant", "S"]
+    done = subprocess.run(program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=terminal, check=True)
+    os.close(terminal)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    text = "loading TensorFlow ..."
+    assert shown == f"\r{text}\r{' ' * len(text)}\r"
+    assert done.stdout.startswith(b"TinyDet-S")
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_tensorflow_prints_is_lost_only_if_it_loads(fails: bool, tmp_path: Path) -> None:
     (tmp_path / "tensorflow.py").write_text(

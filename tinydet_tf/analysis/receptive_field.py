@@ -39,7 +39,6 @@ hard nonlinearities would act as in no trained network; differentiated batch sta
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +48,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 import tf_keras as keras
+from tqdm import tqdm
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_path
@@ -60,7 +60,6 @@ from tinydet_tf.model.detector import TinyDet
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_LOG = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -148,6 +147,7 @@ def measure_random(
     draws: int,
     seed: int = 0,
     size: int | None = None,
+    progress: bool = False,
 ) -> list[LevelField]:
     """The ERFs over random weights, drawn anew from the layers' initializers, and Gaussian noise images.
 
@@ -159,6 +159,7 @@ def measure_random(
       draws: pairs of (weights, image).
       seed: seeds everything that is drawn. The weights of a draw are the same whatever the alignment.
       size: N; None: the pyramid's own input.
+      progress: a bar on stderr, if that is a terminal.
 
     Raises:
       UserError: draws below 1, or a size that does not fit.
@@ -168,7 +169,8 @@ def measure_random(
     own = int(pyramid.inputs[0].shape[1])
     probe = _Probe(pyramid, strides, size or own)
     results = [_Mean(probe.size) for _ in strides]
-    for draw in range(draws):
+    bar = tqdm(range(draws), desc=alignment.name, unit="draw", disable=None if progress else True, leave=False)
+    for draw in bar:
         generator = np.random.default_rng([seed, draw])
         kernels = _draw_kernels(pyramid, generator)
         image = _noise(generator, probe.size)
@@ -183,7 +185,6 @@ def measure_random(
             shift = round(2 * alignment.offset(stride))
             turned = np.roll(image[::-1, ::-1], (shift, shift), (0, 1))
             results[level].add(maps[level], probe.gradient(turned, level, -1, cotangents[level]))
-        _LOG.info("%s: draw %d of %d", alignment.name, draw + 1, draws)
     return [result.field(stride, alignment.offset(stride)) for stride, result in zip(strides, results, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Keeps to itself what TensorFlow's C++ prints while a command loads it: that oneDNN is on and that there is no GPU.
+"""Says that TensorFlow is being loaded, and keeps to itself what its C++ prints then: oneDNN is on, there is no GPU.
 
 TF_CPP_MIN_LOG_LEVEL does not silence these lines, because they come before TensorFlow reads it.
 """
@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
+
+from tinydet_lite.status import doing
 
 #: With one of these in TF_CPP_MIN_LOG_LEVEL somebody wants to see it all.
 _TALKATIVE = ("0", "1")
@@ -45,7 +47,7 @@ class _Loader(importlib.abc.Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        with _held_back():
+        with doing("loading TensorFlow"), _held_back():
             self._loader.exec_module(module)
             module.config.list_physical_devices()  # looks for GPUs, and complains where there are none
 

@@ -65,6 +65,7 @@ def measure(args: argparse.Namespace, config: Config, size: int) -> Rows:
             draws=args.draws,
             seed=args.seed,
             size=size,
+            progress=True,
         )
         print(f"\n{alignment.name}\n{rf.table(fields)}", flush=True)
         rows.append((alignment.name, fields))

@@ -12,6 +12,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_write
 from tinydet_lite.metadata import append_metadata, default_threshold
+from tinydet_lite.status import doing
 from tinydet_tf.config import Config
 from tinydet_tf.export.calibration import Calibration, CalibrationImages, Observation
 from tinydet_tf.export.graph import HostGraph, build_graph
@@ -47,14 +48,16 @@ def export(
       samples: calibration images, for int8 and int16.
       observations: as `quantize`.
       suggested_threshold: see `ModelInfo`.
-      progress: show a bar on a terminal while calibrating.
+      progress: say on a terminal what is being done, with a bar while calibrating.
 
     Raises:
       UserError: a form that does not exist, a picture size that is none or has no use, or calibration images that are
         missing or do not fit.
     """
     graph = build_graph(detector, postprocess, integer=scheme.integer, picture_size=picture_size)
-    quantized = quantize(to_flatbuffer(graph), scheme, samples, observations=observations, progress=progress)
+    with doing("converting", tell=progress):
+        model = to_flatbuffer(graph)
+    quantized = quantize(model, scheme, samples, observations=observations, progress=progress)
     content = with_metadata(
         quantized.model, detector, config, scheme.name, quantized.calibration, postprocess, suggested_threshold
     )

@@ -16,6 +16,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tinydet_lite.errors import UserError
+from tinydet_lite.status import doing
 from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, observe, ranges
 from tinydet_tf.export.packing import pack
 from tinydet_tf.export.schemes import Scheme, scope_pattern
@@ -49,7 +50,7 @@ def quantize(
       observations: what `observe` gave for these samples, if it is there already: of all of `observed_tensors` that
         the scheme may quantize. Those of the host's graph do for the tasks', whose own part stays float. They may be
         what a quantization-aware run has kept (kept_ranges.py).
-      progress: show a bar on a terminal while calibrating.
+      progress: say on a terminal what is being done, with a bar while calibrating.
 
     Raises:
       UserError: litert-quantizer is missing, calibration images or observations are missing or do not fit, or the
@@ -81,7 +82,8 @@ def quantize(
             files=samples.files,
             ranges=ranges(observations, scheme.method),
         )
-    content = pack(_apply(model, _recipe(scheme, _before_first_convolution(operators)), calibration))
+    with doing("quantizing", tell=progress):
+        content = pack(_apply(model, _recipe(scheme, _before_first_convolution(operators)), calibration))
     check(content)
     return Quantized(content, calibration)
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from ..lab.ceiling import CHANNELS, SIZE
 from ..lab.operators import PARTS
 from ..models import model_file
 from ..preprocess import as_rgb_array
+from ..status import StatusLine
 from .tables import table
 
 _UNKNOWN = "-"
@@ -37,15 +39,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     image = None if arguments.image is None else as_rgb_array(arguments.image)
     for model in [*arguments.models, *arguments.others]:
         try_model(model)
-    report = benchmark(
-        arguments.models,
-        arguments.threads,
-        arguments.runs,
-        arguments.warmup,
-        image,
-        times_only=arguments.times_only,
-        others=arguments.others,
-    )
+    status = StatusLine(sys.stderr)
+    try:
+        report = benchmark(
+            arguments.models,
+            arguments.threads,
+            arguments.runs,
+            arguments.warmup,
+            image,
+            times_only=arguments.times_only,
+            others=arguments.others,
+            tell=lambda text: status.show(printable(text)),
+        )
+    finally:
+        status.clear()
     if image is None:
         picture = "a synthetic picture (seeded noise, 640 x 480)"
     else:

@@ -10,6 +10,7 @@ import tinydet_lite
 
 from ..cli import run
 from ..lab.checkup import Finding, check_up
+from ..status import StatusLine
 
 #: The exit code where something is wrong with the machine or the installation; 2 would be a wrong command line.
 EXIT_ILL = 1
@@ -37,12 +38,17 @@ def parser() -> argparse.ArgumentParser:
 def told(*parts: Iterable[Finding]) -> None:
     """Prints findings as they come, and exits with EXIT_ILL where one of them has advice."""
     ill = 0
+    status = StatusLine(sys.stderr)
     for part in parts:
+        status.show("looking ...")
         for finding in part:
+            status.clear()
             print(f"{finding.topic:<10} {finding.text}", flush=True)
             if finding.advice:
                 ill += 1
                 print(f"{'':<10} -> {finding.advice}", flush=True)
+            status.show("looking ...")  # the next one may take seconds
+        status.clear()
     if ill:
         print(f"{ill} of these lines need something to be done: see ->")
         sys.exit(EXIT_ILL)

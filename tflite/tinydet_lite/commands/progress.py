@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from collections import Counter
@@ -10,6 +9,7 @@ from collections import Counter
 from ..detections import Detections
 from ..errors import printable
 from ..media.stream import Meter, Result
+from ..status import StatusLine
 
 _STATUS_SECONDS = 0.2
 _LINE_SECONDS = 5.0
@@ -23,9 +23,8 @@ class Progress:
         self._meter = meter
         self._still = still
         self._count = count
-        self._terminal = sys.stdout.isatty()
+        self._status = StatusLine(sys.stdout)
         self._shown = time.perf_counter()
-        self._width = 0  # of the status line that stands there
 
     def show(self, result: Result) -> None:
         """Tell of a result, if it is time."""
@@ -33,7 +32,7 @@ class Progress:
             print(f"{printable(result.frame.name)}: {summary(result.detections)}, {result.milliseconds:.1f} ms")
             return
         now = time.perf_counter()
-        if now - self._shown < (_STATUS_SECONDS if self._terminal else _LINE_SECONDS):
+        if now - self._shown < (_STATUS_SECONDS if self._status.visible else _LINE_SECONDS):
             return
         self._shown = now
         total = "" if self._count is None else f" of {self._count}"
@@ -41,27 +40,19 @@ class Progress:
             f"frame {result.frame.index + 1}{total}: {self._meter.recent_rate:.1f} frames/s, "
             f"{result.milliseconds:.1f} ms, {summary(result.detections)}"
         )
-        if not self._terminal:
+        if self._status.visible:
+            self._status.show(line)
+        else:
             print(line, flush=True)
-            return
-        line = line[: max(1, shutil.get_terminal_size().columns - 1)]
-        print("\r" + line.ljust(self._width), end="", flush=True)
-        self._width = len(line)
 
     def note(self, message: str) -> None:
         """Tell of a problem that the work survives."""
-        self.clear()
+        self._status.clear()
         print(f"note: {printable(message)}", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Take the status line away; before other text."""
-        if self._width:
-            print("\r" + " " * self._width + "\r", end="", flush=True)
-            self._width = 0
 
     def finish(self, live: bool) -> None:
         """Sum up."""
-        self.clear()
+        self._status.clear()
         meter = self._meter
         if meter.frames < 2:
             return

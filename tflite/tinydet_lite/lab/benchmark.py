@@ -7,7 +7,7 @@ all. The ceiling (see `ceiling`) takes its turn among them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,6 +151,7 @@ def benchmark(
     *,
     times_only: bool = False,
     others: Sequence[PathLike] = (),
+    tell: Callable[[str], None] = lambda text: None,
 ) -> BenchmarkReport:
     """Measure every model with every number of threads, and the machine's ceiling, interleaved; then each file's
     memory and parts.
@@ -163,6 +164,7 @@ def benchmark(
         image: what to detect on; None for `synthetic_image()`.
         times_only: leave out the ceiling, the memory and the parts.
         others: .tflite files of other makers, which take their turns after ours; their outputs are not looked at.
+        tell: called now and then with what is being done.
 
     Raises:
         UserError: a model or the image cannot be used, or a number is out of range. What merely cannot be found out
@@ -174,7 +176,7 @@ def benchmark(
         stacks = {} if times_only else {kind: conv_stack(kind == "int8") for kind in CEILING_FORMATS}
     except UserError as error:
         notes.append(str(error))
-    results, ceilings = _rounds(paths, others, num_threads, runs, warmup, image, stacks)
+    results, ceilings = _rounds(paths, others, num_threads, runs, warmup, image, stacks, tell)
     rates = {(ceiling.format, ceiling.threads): ceiling.macs_per_second for ceiling in ceilings}
     held = []
     for result in results:
@@ -183,6 +185,7 @@ def benchmark(
         held.append(dataclasses.replace(result, share_of_ceiling=share))
     files = []
     for path in [] if times_only else [*paths, *others]:
+        tell(f"memory and parts of {path}")
         runtime = next(result.runtime for result in results if result.file == str(path))
         files.append(_file_result(path, runtime, num_threads[0], min(runs, _MAX_PROFILE_RUNS), image, notes))
     return BenchmarkReport(tuple(held), tuple(ceilings), tuple(files), tuple(dict.fromkeys(notes)))
@@ -196,6 +199,7 @@ def _rounds(
     warmup: int,
     image: ImageSource | None,
     stacks: dict[str, bytes],
+    tell: Callable[[str], None],
 ) -> tuple[list[BenchmarkResult], list[Ceiling]]:
     if not paths or not num_threads:
         raise UserError("nothing to measure: give at least one model and one number of threads")
@@ -217,6 +221,7 @@ def _rounds(
     top_times: list[list[float]] = [[] for _ in tops]
     found = [0] * len(pairs)
     for round_number in range(warmup + runs):
+        tell(f"round {round_number + 1} of {warmup + runs}")
         for index, (_, detector) in enumerate(pairs):
             if isinstance(detector, ForeignModel):
                 timing = detector.timed(pixels)
