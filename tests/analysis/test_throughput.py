@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import tensorflow as tf
 
-from tinydet_tf.analysis.throughput import measure_training
+from commands import Command
+from tinydet_tf.analysis import throughput
+from tinydet_tf.analysis.throughput import Throughput, measure_training
 from tinydet_tf.training.step.trainer import LOSSES, PARTS
 
 
@@ -78,3 +82,21 @@ def test_without_parts() -> None:
     batches = tf.data.Dataset.from_tensors({"images": tf.ones([2, 3])})
     result = measure_training(trainer, batches, batch_size=2, steps=2)
     assert result.parts == {} and result.step > 0 and result.trunk > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "batch"),
+    [(["--set", "train.batch_size=2"], 2), (["--batch", "3"], 3), (["--batch", "3", "--set", "train.batch_size=2"], 3)],
+)
+def test_the_batch_that_was_asked_for_is_the_one_that_is_timed(
+    options: list[str], batch: int, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(trainer: Any, batches: tf.data.Dataset, *, batch_size: int, **_: Any) -> Throughput:
+        assert next(iter(batches))["images"].shape[0] == batch_size
+        return Throughput(batch_size, step=1.0, trunk=0.5, input=0.1)
+
+    monkeypatch.setattr(throughput, "measure_training", measured)
+    small = ["--boxes", "2", "--set", "model.input_size=64"]
+    done = command("benchmark_training.py", *small, *options, "--json", tmp_path / "times.json")
+    assert done.code == 0 and f"TinyDet-S, batch {batch}: {batch:.1f} images a second" in done.out, done
+    assert json.loads((tmp_path / "times.json").read_text())["batch_size"] == batch

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
+from tqdm import tqdm
 
 from tinydet_tf.data.coco import CocoDataset
 from tinydet_tf.data.pipeline import image_rows, make_samples, make_stages
@@ -48,6 +49,7 @@ def measure_training(
     steps: int,
     parts: bool = False,
     clock: Callable[[], float] = time.perf_counter,
+    progress: bool = False,
 ) -> Throughput:
     """Times a compiled trainer.
 
@@ -59,6 +61,7 @@ def measure_training(
         up to its first part, its first two, and so on, interleaved; a part costs what it adds to the median, which
         for the smallest ones may be less than the noise.
       clock: in seconds. `time.process_time` on a machine that does other work too; then `input` means little.
+      progress: a bar on stderr, if that is a terminal.
     """
     detector = trainer.detector
 
@@ -83,7 +86,7 @@ def measure_training(
         times[name].append(clock() - start)
         return result
 
-    for _ in range(steps + 2):
+    for _ in tqdm(range(steps + 2), unit="step", disable=None if progress else True, leave=False):
         batch = timed("input", lambda: next(source))
         for name, function in functions.items():
             timed(name, functools.partial(function, batch))
@@ -122,7 +125,9 @@ def _prefixes(trainer: Trainer) -> dict[str, Callable[[Batch], Any]]:
     return {**{name: up_to(count) for count, name in enumerate(PARTS, 1)}, "backward": backward}
 
 
-def measure_stages(dataset: CocoDataset, *, images: int, repeats: int = 3, **arguments: Any) -> dict[str, float]:
+def measure_stages(
+    dataset: CocoDataset, *, images: int, repeats: int = 3, progress: bool = False, **arguments: Any
+) -> dict[str, float]:
     """What each stage of the input pipeline costs, in seconds an image on one core.
 
     The pipeline is run behind its first stage, its first two, and so on, one image at a time; a stage costs what it
@@ -130,6 +135,7 @@ def measure_stages(dataset: CocoDataset, *, images: int, repeats: int = 3, **arg
 
     Args:
       images: read in each run.
+      progress: a bar on stderr, if that is a terminal.
       arguments: of `make_stages`, for training.
     """
     stages = make_stages(dataset, training=True, **arguments)
@@ -139,7 +145,7 @@ def measure_stages(dataset: CocoDataset, *, images: int, repeats: int = 3, **arg
         for count in range(len(functions))
     ]
     times: list[list[float]] = [[] for _ in pipelines]
-    for _ in range(repeats + 1):
+    for _ in tqdm(range(repeats + 1), unit="run", disable=None if progress else True, leave=False):
         for pipeline, own in zip(pipelines, times, strict=True):
             iterator = iter(pipeline)
             next(iterator)  # the first one has the cost of starting

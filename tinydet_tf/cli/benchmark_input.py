@@ -28,7 +28,13 @@ def main() -> None:
 
     data = load_split(config.data, "train")
     with one_line():
-        times = measure_stages(data, images=args.images, input_size=config.model.input_size, **preparation(config.data))
+        times = measure_stages(
+            data,
+            images=args.images,
+            input_size=config.model.input_size,
+            progress=True,
+            **preparation(config.data),
+        )
     total = sum(times.values())
     print(f"{len(data)} images, input {config.model.input_size}x{config.model.input_size}, one core")
     for name, seconds in times.items():

@@ -24,7 +24,7 @@ def parse() -> argparse.Namespace:
         metavar="N",
         help="scenes of N small boxes each at random places, in noise, instead of --data",
     )
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="images a step (default: %(default)s)")
+    parser.add_argument("--batch", type=int, metavar="N", help="images a step (default: train.batch_size, 16)")
     parser.add_argument("--steps", type=int, default=8, metavar="N", help="that are timed (default: %(default)s)")
     parser.add_argument("--parts", action="store_true", help="also what each part of a step costs (takes a while)")
     parser.add_argument(
@@ -39,7 +39,9 @@ def main() -> None:
     check_least(args, boxes=0)
     if args.boxes is not None and args.data is not None:
         raise UserError("--boxes and --data came; give one of them")
-    config = load_recipe(args, f"train.batch_size={args.batch}", "data.cache=false", variant=args.variant)
+    if args.batch is not None:
+        args.assignments.append(f"train.batch_size={args.batch}")
+    config = load_recipe(args, "data.cache=false", variant=args.variant)
     if args.boxes is None:
         _measure(args, config)
         return
@@ -47,7 +49,7 @@ def main() -> None:
     from tinydet_tf.analysis.dense_scenes import write_scenes
 
     with tempfile.TemporaryDirectory() as folder:
-        write_scenes(Path(folder), images=2 * args.batch, boxes=args.boxes, size=config.model.input_size)
+        write_scenes(Path(folder), images=2 * config.train.batch_size, boxes=args.boxes, size=config.model.input_size)
         train = Path(folder) / "train"
         scenes = dataclasses.replace(
             config.data, root=None, train_json=str(train / "instances.json"), train_images=str(train / "images")
@@ -56,7 +58,6 @@ def main() -> None:
 
 
 def _measure(args: argparse.Namespace, config: Config) -> None:
-
     import tf_keras as keras
 
     from tinydet_tf.analysis.throughput import measure_training
@@ -68,6 +69,7 @@ def _measure(args: argparse.Namespace, config: Config) -> None:
     from tinydet_tf.training.run.train import add_in_order, make_optimizer
     from tinydet_tf.training.step.trainer import Trainer
 
+    batch = config.train.batch_size
     check_precision(config.train.precision)
     keras.utils.set_random_seed(config.train.seed)
     add_in_order()  # as training does
@@ -75,7 +77,7 @@ def _measure(args: argparse.Namespace, config: Config) -> None:
     batches = build_pipeline(
         data,
         input_size=config.model.input_size,
-        batch_size=args.batch,
+        batch_size=batch,
         training=True,
         **preparation(config.data),
     )
@@ -84,17 +86,18 @@ def _measure(args: argparse.Namespace, config: Config) -> None:
     result = measure_training(
         trainer,
         batches,
-        batch_size=args.batch,
+        batch_size=batch,
         steps=args.steps,
         parts=args.parts,
         clock=time.process_time if args.cpu_time else time.perf_counter,
+        progress=True,
     )
-    print(f"TinyDet-{config.variant}, batch {args.batch}: {result.images_per_second:.1f} images a second")
+    print(f"TinyDet-{config.variant}, batch {batch}: {result.images_per_second:.1f} images a second")
     print(f"  whole step   {result.step * 1e3:8.0f} ms  ({result.step / result.trunk:.2f} x the trunk)")
     for name, seconds in result.parts.items():
         print(f"    {name:12} {seconds * 1e3:6.0f} ms  ({100 * seconds / result.step:.0f}%)")
     print(f"  trunk alone  {result.trunk * 1e3:8.0f} ms  (forward and backward)")
-    print(f"  next batch   {result.input * 1e3:8.0f} ms  ({args.batch / result.input:.0f} images a second)")
+    print(f"  next batch   {result.input * 1e3:8.0f} ms  ({batch / result.input:.0f} images a second)")
     peak = peak_bytes()
     if peak is not None:
         print(f"  peak memory  {peak / 1e9:8.2f} GB (the whole process)")
