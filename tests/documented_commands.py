@@ -233,7 +233,10 @@ class Run:
     def page(self, path: Path) -> None:
         print(f"== {path}", flush=True)
         terminal, other, section = self._terminal(), None, ""
-        for step in steps(path.read_text()):
+        page = list(steps(path.read_text()))
+        if not self._installed and not any(step.text in ("make install", "make demo") for step in page):
+            self._run("(the page takes for done: make install)", "make install && . .venv/bin/activate", terminal)
+        for step in page:
             if step.section != section and other is not None:
                 other.close()
                 other = None
