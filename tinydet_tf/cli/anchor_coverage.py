@@ -153,7 +153,8 @@ def show_suggestion(suggestion: Suggestion, variant: str) -> None:
     if suggested == current:
         print("\nNo other anchors miss clearly fewer objects: keep these.")
     else:
-        print(f"\nAdd to {command_text('train')}: " + " ".join(f"--set {each}" for each in suggestion.assignments()))
+        added = " ".join(f"--set {each}" for each in suggestion.assignments())
+        print(f"\nTo try, for fewer misses have not always been a higher AP: {command_text('train')} {added}")
     larger = suggestion.larger_input()
     if larger is not None:
         print(
