@@ -11,6 +11,7 @@ import tf_keras as keras
 
 from tinydet_tf.layers import activations, batch_norm, depthwise
 from tinydet_tf.layers.align_pool import AlignPool
+from tinydet_tf.layers.devices import on_cpu
 
 # Sums of n float32 numbers in another order differ by less than n * 6e-8 of the sum of their sizes; here n < 4096.
 ROUNDING = 4096 * 6e-8
@@ -85,14 +86,25 @@ def test_batch_norm_trains_as_keras(channels: int) -> None:
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_batch_norm_in_evaluation_is_keras_own() -> None:
-    x = numbers(3, 8, 10, 6)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_batch_norm_in_evaluation(frozen: bool) -> None:
+    """Frozen it is the same in training: the statistics are used and stay as they are."""
+    channels = 6
+    x = numbers(3, 8, 10, channels)
     ours, theirs = batch_norm.BatchNormalization(), keras.layers.BatchNormalization()
-    np.testing.assert_array_equal(ours(x, training=False), theirs(x, training=False))
-    ours.trainable = False  # frozen: the statistics stay as they are
-    before = ours.moving_mean.numpy()
-    ours(x, training=True)
-    np.testing.assert_array_equal(ours.moving_mean, before)
+    statistics = (0.5, 2.0), (-1.0, 1.0), (-0.3, 0.4), (0.01, 3.0)  # gamma, beta, mean, variance
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+        layer.set_weights([np.linspace(*ends, channels, dtype=np.float32) for ends in statistics])
+    ours.trainable = not frozen
+    before = ours.get_weights()
+    run = tf.function(lambda x: ours(x, training=frozen), autograph=False).get_concrete_function(x)
+    np.testing.assert_allclose(run(x), theirs(x, training=False), rtol=1e-5, atol=1e-6)
+    for got, expected in zip(ours.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(got, expected)
+    if on_cpu():
+        # It would be fused with the convolution in front, which is slow on AVX2.
+        assert "FusedBatchNormV3" not in {operation.type for operation in run.graph.get_operations()}
 
 
 @pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (10.0, 1.0), (-3.0, 0.01), (5.0, 0.0)])

@@ -78,12 +78,20 @@ def normalize_by_batch(x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor, epsilo
 
 @keras.utils.register_keras_serializable("tinydet_tf")
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Keras' layer, which see; only how it computes in training, float32, on a CPU differs."""
+    """Keras' layer, which see; only how it computes in float32 on a CPU differs."""
 
     def call(self, inputs: tf.Tensor, training: bool | None = None, mask: Any = None) -> tf.Tensor:
-        trains = training is True and self.trainable and self.fused and on_cpu()
+        if not on_cpu() or inputs.dtype != tf.float32 or not self.fused:
+            return super().call(inputs, training=training, mask=mask)
+        if training is False or (training is True and not self.trainable):
+            # TensorFlow makes one operator of a convolution and the fused op. Where the processor has no AVX-512,
+            # oneDNN normalizes what its convolution gives so slowly that the backbone takes 20 times as long
+            # (docs/performance.md). A factor and a sum are left as they are.
+            factor = self.gamma * tf.math.rsqrt(self.moving_variance + self.epsilon)
+            return inputs * factor + (self.beta - self.moving_mean * factor)
+        trains = training is True and self.trainable
         slow = inputs.shape.rank == 4 and inputs.shape[-1] % VECTOR != 0 and None not in inputs.shape[1:]
-        if not (trains and slow and inputs.dtype == tf.float32):
+        if not (trains and slow):
             return super().call(inputs, training=training, mask=mask)
         y, mean, variance = normalize_by_batch(inputs, self.gamma, self.beta, self.epsilon)
         count = tf.cast(tf.size(inputs) // inputs.shape[-1], tf.float32)
