@@ -53,6 +53,7 @@ LEFT_OUT = {
     "make test": "the tests, which CI runs",
     "make lint": "the linters, which CI runs",
     ".ci/run": "the tests and linters, which CI runs",
+    "tensorboard": "a server, which runs until it is stopped",
 }
 #: The same from the wheels.
 LEFT_OUT_INSTALLED = {

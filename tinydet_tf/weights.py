@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +193,14 @@ def load_detector(
 
 
 def _fill(model: Any, file: Path) -> None:
+    ending = ".weights.h5"
     try:
-        model.load_weights(str(file))
+        if file.name.endswith(ending):
+            model.load_weights(str(file))
+            return
+        # Keras tells its formats apart by the name, and would take a file that somebody renamed for an older one.
+        with tempfile.TemporaryDirectory() as folder:
+            model.load_weights(shutil.copyfile(file, str(Path(folder, f"model{ending}"))))
     except _DAMAGE as error:
         raise UserError(f"{file} does not fit the detector or is damaged ({shortened(error)})") from error
 
