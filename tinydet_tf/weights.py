@@ -11,6 +11,8 @@ import dataclasses
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -193,16 +195,23 @@ def load_detector(
 
 
 def _fill(model: Any, file: Path) -> None:
+    with _named_as_keras_expects(file) as path:
+        try:
+            model.load_weights(str(path))
+        except _DAMAGE as error:
+            raise UserError(f"{file} does not fit the detector or is damaged ({shortened(error)})") from error
+
+
+@contextmanager
+def _named_as_keras_expects(file: Path) -> Iterator[Path]:
+    """The file, or a copy with the right ending: Keras tells its formats apart by the name, and would take a file that
+    somebody renamed for one of an older format."""
     ending = ".weights.h5"
-    try:
-        if file.name.endswith(ending):
-            model.load_weights(str(file))
-            return
-        # Keras tells its formats apart by the name, and would take a file that somebody renamed for an older one.
-        with tempfile.TemporaryDirectory() as folder:
-            model.load_weights(shutil.copyfile(file, str(Path(folder, f"model{ending}"))))
-    except _DAMAGE as error:
-        raise UserError(f"{file} does not fit the detector or is damaged ({shortened(error)})") from error
+    if file.name.endswith(ending):
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(shutil.copyfile(file, Path(folder, f"model{ending}")))
 
 
 #: Values of the architecture that no weight depends on.

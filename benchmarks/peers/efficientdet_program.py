@@ -1,9 +1,10 @@
 """EfficientDet-Lite0 of random weights as two .tflite files, to be counted beside ours: what it costs, no more.
 
-A program for an environment with the pins of peer_process.py and effdet==0.4.1, timm==1.0.31, omegaconf==2.4.0; the
-project does not import it.
+A program for the environment that run.py builds, with some packages more; the project does not import it:
 
-    python benchmarks/peers/efficientdet_program.py FLOAT.tflite INT8.tflite
+    .venvs/peers/bin/pip install --no-deps effdet==0.4.1 timm==1.0.31 omegaconf==2.4.0 antlr4-python3-runtime==4.9.3 \\
+        huggingface_hub safetensors pycocotools
+    .venvs/peers/bin/python benchmarks/peers/efficientdet_program.py FLOAT.tflite INT8.tflite
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from pathlib import Path
 import litert_torch
 import numpy as np
 import torch
-from ai_edge_quantizer import qtyping, quantizer, recipe
 from effdet import create_model
 from effdet.efficientdet import FpnCombine
 from torch import nn
 
-INPUT_SIZE = 320
+from ssdlite_program import INPUT_SIZE, quantize
+
 CALIBRATION_PICTURES = 8
 
 
@@ -67,15 +68,8 @@ def main() -> None:
     model.eval()
     last = litert_torch.to_channel_last_io(model, args=[0])
     litert_torch.convert(last, (torch.zeros(1, INPUT_SIZE, INPUT_SIZE, 3),)).export(str(args.float_file))
-    converter = quantizer.Quantizer(str(args.float_file))
-    converter.load_quantization_recipe(recipe.static_wi8_ai8())
-    for operation in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-        converter.update_quantization_recipe(
-            regex=".*", operation_name=operation, algorithm_key=recipe.AlgorithmName.NO_QUANTIZE
-        )
     samples = [{"args_0": np.ascontiguousarray(p.permute(1, 2, 0).numpy()[None])} for p in pictures]
-    ranges = converter.calibrate({"serving_default": samples})
-    converter.quantize(calibration_result=ranges).export_model(str(args.int8_file), overwrite=True)
+    quantize(args.float_file, samples, args.int8_file)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -192,7 +193,6 @@ def litert(path: Path):
 def export(weights: Path, data: Path, float_file: Path, int8_file: Path) -> None:
     """Writes both; int8 is calibrated on training pictures, its inputs and outputs stay float32."""
     import litert_torch
-    from ai_edge_quantizer import qtyping, quantizer, recipe
 
     pictures = Pictures(data, "train")
     model = restored(weights, pictures.classes)
@@ -203,13 +203,20 @@ def export(weights: Path, data: Path, float_file: Path, int8_file: Path) -> None
     for index in range(0, len(pictures), step):
         resized, _ = model.transform([pictures[index][0].as_subclass(torch.Tensor).float() / 255])
         samples.append({"args_0": resized.tensors.numpy()})
+    quantize(float_file, samples[:CALIBRATION_PICTURES], int8_file)
+
+
+def quantize(float_file: Path, samples: list[dict[str, np.ndarray]], int8_file: Path) -> None:
+    """Writes the file in int8, calibrated on `samples`, an input by its name each; inputs and outputs stay float32."""
+    from ai_edge_quantizer import qtyping, quantizer, recipe
+
     converter = quantizer.Quantizer(str(float_file))
     converter.load_quantization_recipe(recipe.static_wi8_ai8())
     for operation in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
         converter.update_quantization_recipe(
             regex=".*", operation_name=operation, algorithm_key=recipe.AlgorithmName.NO_QUANTIZE
         )
-    ranges = converter.calibrate({"serving_default": samples[:CALIBRATION_PICTURES]})
+    ranges = converter.calibrate({"serving_default": samples})
     converter.quantize(calibration_result=ranges).export_model(str(int8_file), overwrite=True)
 
 

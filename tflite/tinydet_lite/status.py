@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 class StatusLine:
-    """Shows nothing where the stream is no terminal: a log wants lines that stay."""
+    """Shows nothing where the stream is no terminal: a log wants lines that stay. Behind a `with` block it is gone."""
 
     def __init__(self, stream: TextIO | None) -> None:
         """Take the stream, sys.stdout or sys.stderr; None where there is none."""
@@ -32,13 +32,16 @@ class StatusLine:
             print("\r" + " " * self._width + "\r", end="", file=self._stream, flush=True)
             self._width = 0
 
+    def __enter__(self) -> StatusLine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
 
 @contextmanager
 def doing(what: str, *, tell: bool = True) -> Iterator[None]:
     """Say on stderr's terminal what takes a while, until it is done; with `tell=False` nothing is said."""
-    line = StatusLine(sys.stderr if tell else None)
-    line.show(f"{what} ...")
-    try:
+    with StatusLine(sys.stderr if tell else None) as line:
+        line.show(f"{what} ...")
         yield
-    finally:
-        line.clear()

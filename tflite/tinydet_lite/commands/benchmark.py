@@ -39,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     image = None if arguments.image is None else as_rgb_array(arguments.image)
     for model in [*arguments.models, *arguments.others]:
         try_model(model)
-    status = StatusLine(sys.stderr)
-    try:
+    with StatusLine(sys.stderr) as status:
         report = benchmark(
             arguments.models,
             arguments.threads,
@@ -51,8 +50,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             others=arguments.others,
             tell=lambda text: status.show(printable(text)),
         )
-    finally:
-        status.clear()
     if image is None:
         picture = "a synthetic picture (seeded noise, 640 x 480)"
     else:

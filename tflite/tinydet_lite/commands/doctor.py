@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import tinydet_lite
 
 from ..cli import run
 from ..lab.checkup import Finding, check_up
-from ..status import StatusLine
+from ..status import doing
 
 #: The exit code where something is wrong with the machine or the installation; 2 would be a wrong command line.
 EXIT_ILL = 1
@@ -38,18 +39,19 @@ def parser() -> argparse.ArgumentParser:
 def told(*parts: Iterable[Finding]) -> None:
     """Prints findings as they come, and exits with EXIT_ILL where one of them has advice."""
     ill = 0
-    status = StatusLine(sys.stderr)
-    for part in parts:
-        status.show("looking ...")
-        for finding in part:
-            status.clear()
-            print(f"{finding.topic:<10} {finding.text}", flush=True)
-            if finding.advice:
-                ill += 1
-                print(f"{'':<10} -> {finding.advice}", flush=True)
-            status.show("looking ...")  # the next one may take seconds
-        status.clear()
+    findings = itertools.chain(*parts)
+    while (finding := _next(findings)) is not None:
+        print(f"{finding.topic:<10} {finding.text}", flush=True)
+        if finding.advice:
+            ill += 1
+            print(f"{'':<10} -> {finding.advice}", flush=True)
     if ill:
         print(f"{ill} of these lines need something to be done: see ->")
         sys.exit(EXIT_ILL)
     print("All is well.")
+
+
+def _next(findings: Iterator[Finding]) -> Finding | None:
+    """The next one, which may take seconds; None behind the last."""
+    with doing("looking"):
+        return next(findings, None)
