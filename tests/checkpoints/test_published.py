@@ -25,6 +25,8 @@ from tinydet_tf.config import VARIANTS, config_from_dict, model_config
 from tinydet_tf.data.coco_classes import COCO_CATEGORIES, COCO_CATEGORY_IDS, COCO_CLASS_NAMES
 from tinydet_tf.export.convert import convert, to_flatbuffer
 from tinydet_tf.export.rewrites import psroi
+from tinydet_tf.export.rewrites.positions import FloatPositions
+from tinydet_tf.export.rewrites.rows import table_rows
 from tinydet_tf.export.rewrites.trunk import Trunk
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import initialize, load_detector, save_backbone, save_weights
@@ -166,9 +168,9 @@ class Inside(tf.Module):
         levels = config.roi_levels
 
         def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            rows, trunk = psroi.table_rows(config), Trunk(detector, integer=False)
+            rows, trunk = table_rows(config), Trunk(detector, integer=False)
             features, logits, deltas = trunk(image)
-            pooled = psroi.pool(features[:levels], tf.constant(rois), config, rows)
+            pooled = psroi.pool(features[:levels], tf.constant(rois), config, rows, FloatPositions(size))
             in_order = tf.gather(pooled, np.argsort(rows.channel_of.reshape(-1)), axis=1)  # as the head was trained
             class_logits, box_deltas = detector.rcnn_head(in_order)
             outputs = {"class_logits": class_logits, "deltas": box_deltas}

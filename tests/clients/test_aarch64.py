@@ -68,7 +68,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[str, Path]:
-    """The int8 file that comes with tinydet-lite, and a float one of random weights whose scores are spread."""
+    """The int8 file that comes with tinydet-lite, and float ones of random weights whose scores are spread."""
     from tinydet_tf.config import VARIANTS, Config
     from tinydet_tf.export.convert import convert
 
@@ -76,9 +76,11 @@ def models(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[str
     batch = np.stack([Image.open(file).convert("RGB").resize((SIZE, SIZE)) for file in sorted(pictures.iterdir())])
     built = spread_detector(batch, len(names))
     config = Config(variant="S", model=VARIANTS["S"], class_names=names, category_ids=tuple(range(1, len(names) + 1)))
-    path = tmp_path_factory.mktemp("models") / "float32.tflite"
-    path.write_bytes(convert(built, config, quantization="float32"))
-    return {"float32": path, "int8": DIGITS}
+    paths = {"int8": DIGITS}
+    for name in ("float32", "float16"):
+        paths[name] = tmp_path_factory.mktemp("models") / f"{name}.tflite"
+        paths[name].write_bytes(convert(built, config, quantization=name))
+    return paths
 
 
 Found = dict[str, list[tuple[str, float, NDArray[np.float64]]]]
@@ -116,8 +118,9 @@ def here(models: dict[str, Path], pictures: Path, tmp_path_factory: pytest.TempP
 @pytest.mark.parametrize("runtime", aarch64.WHEELS)
 def test_same_detections_as_on_x86(runtime, cpu, emulated, models, pictures, here, tmp_path):
     for name, model in models.items():
-        if name == "float32" and cpu != "cortex-a72":
-            continue  # its kernels are the same: the other CPU adds dot products of int8
+        # The other CPU adds dot products of int8, and arithmetic in float16.
+        if cpu != {"float32": "cortex-a72", "float16": "cortex-a76"}.get(name, cpu):
+            continue
         output = tmp_path / name
         done = aarch64.run_python(_arguments(model, pictures, output), runtime, cpu, [PACKAGE], TIMEOUT)
         assert done.returncode == 0, f"{runtime} on {cpu}, {name}: {done.stderr[-2000:]}"

@@ -21,11 +21,12 @@ from tinydet_lite.metadata import parse_model
 from tinydet_tf.config import Config
 from tinydet_tf.export.calibration import CalibrationImages
 from tinydet_tf.export.convert import convert, export, write_tflite
-from tinydet_tf.export.packing import pack
+from tinydet_tf.export.packing import read, write
 from tinydet_tf.export.schemes import FORMATS, Scheme, in_scopes, scheme_named
 from tinydet_tf.model.detector import TinyDet
 
 SIZE, NAMES = 128, ("cat", "dog")
+_GATHER = schema.BuiltinOperator.GATHER
 
 
 @functools.cache
@@ -128,6 +129,31 @@ def test_scores_stay_near(quantized: tuple[str, bytes]) -> None:
 TOLERANCES = {"float16": 0.002, "dynamic": 0.02, "int8": 0.06, "int16": 0.01}
 
 
+def test_float16_alone_asks_for_float16_arithmetic(quantized: tuple[str, bytes]) -> None:
+    name, model = quantized
+    parsed, _ = graph_of(model)
+    entries = {entry.name: bytes(parsed.buffers[entry.buffer].data) for entry in parsed.metadata}
+    assert entries.get(b"reduced_precision_support") == (b"fp16accfp16" if name == "float16" else None)
+
+
+def test_no_float_finds_the_features_where_arithmetic_is_float16() -> None:
+    """Above 2048 a float16 has no odd numbers, and XNNPACK makes one of every float that it computes."""
+    parsed, graph = graph_of(content("float16"))
+    writer = {op.outputs[0]: op for op in graph.operators}
+    gathers = [op for op in graph.operators if parsed.operatorCodes[op.opcodeIndex].builtinCode == _GATHER]
+    of_features = [op for op in gathers if in_scopes(graph.tensors[op.outputs[0]].name.decode(), ("roi", "table"))]
+    waiting, seen = [op.inputs[1] for op in of_features], set()
+    while waiting:
+        index = waiting.pop()
+        tensor = graph.tensors[index]
+        if index in seen or index not in writer or not in_scopes(tensor.name.decode(), ("roi", "table")):
+            continue
+        seen.add(index)
+        assert tensor.type in (schema.TensorType.INT32, schema.TensorType.BOOL), tensor.name
+        waiting += [index for index in writer[index].inputs if index >= 0]
+    assert len(seen) > 30
+
+
 def test_static_formats_need_images() -> None:
     for name in ("int8", "int16"):
         with pytest.raises(UserError, match=f"{name} needs calibration images"):
@@ -182,7 +208,7 @@ def test_calibration_comes_back_and_is_noted() -> None:
 
 def test_packing_keeps_the_outputs() -> None:
     model = parse_model(content("float32"), "it").model
-    packed = pack(model)
+    packed = write(read(model))
     assert len(packed) <= len(model)
     np.testing.assert_array_equal(class_probs(packed), class_probs(model))
     parsed, _ = graph_of(packed)

@@ -33,7 +33,8 @@ from tinydet_tf.export.calibration import CalibrationImages, observe
 from tinydet_tf.export.convert import export, to_flatbuffer, with_metadata, write_tflite
 from tinydet_tf.export.graph import build_graph
 from tinydet_tf.export.quantize import observed_tensors, quantize
-from tinydet_tf.export.schemes import FORMATS, scheme_named
+from tinydet_tf.export.rewrites.positions import FloatPositions, Positions, WholePositions
+from tinydet_tf.export.schemes import FORMATS, Arithmetic, scheme_named
 from tinydet_tf.export.suppression import CANDIDATES, IOU_THRESHOLD, MIN_SIDE, SIGMA, soft_nms
 from tinydet_tf.model.detector import TinyDet
 
@@ -64,7 +65,7 @@ def reference(boxes: np.ndarray, probs: np.ndarray, size: int, pixel: tuple[floa
     for place, (negative, index) in enumerate(pairs):
         proposal, class_id = divmod(index, probs.shape[1] - 1)
         if -negative > 0.01:
-            waiting.append([-negative * (1 - place * 2.0**-23), class_id, clipped[proposal]])
+            waiting.append([-negative - place * 2.0**-24, class_id, clipped[proposal]])
     found = []
     while waiting and len(found) < min(N, probs.shape[0] * (probs.shape[1] - 1)):
         best = max(waiting, key=lambda one: one[0])
@@ -114,14 +115,18 @@ def check(outputs: dict[str, np.ndarray], expected: list[Any], size: int, rows: 
 
 
 @functools.cache
-def suppression(proposals: int, classes: int, pixel: tuple[float, float] = (1.0, 1.0)) -> Interpreter:
+def suppression(
+    proposals: int, classes: int, pixel: tuple[float, float] = (1.0, 1.0), whole: bool = False
+) -> Interpreter:
     """A .tflite of boxes and probabilities -> the four outputs, for an input of 320 pixels."""
+    positions: Positions = WholePositions(320) if whole else FloatPositions(320)
     spec = [tf.TensorSpec([proposals, 4], name="boxes"), tf.TensorSpec([proposals, classes + 1], name="probs")]
 
     @tf.function(input_signature=spec, autograph=False)
     def run(boxes: tf.Tensor, probs: tf.Tensor) -> dict[str, tf.Tensor]:
-        found = soft_nms(boxes, probs, image_size=320, pixel=pixel)
-        location = tf.gather(found.boxes, [1, 0, 3, 2], axis=1) * (1.0 / 320)
+        own = tf.cast(boxes * positions.unit, tf.int32) if whole else boxes
+        found = soft_nms(own, probs, image_size=320, positions=positions, pixel=pixel)
+        location = positions.shares(tf.gather(found.boxes, [1, 0, 3, 2], axis=1), 320)
         return {
             "location": location[None], "category": found.class_ids[None], "score": found.scores[None],
             "count": found.count,
@@ -156,6 +161,18 @@ def test_soft_nms_equals_the_slow_one(classes: int) -> None:
     check(suppress(boxes, probs), expected, 320)
 
 
+@pytest.mark.parametrize("classes", [3, 90])
+def test_of_whole_numbers_it_is_the_same(classes: int) -> None:
+    boxes, probs = crowd(200, classes, 1)
+    boxes = np.floor(boxes * 64) / 64
+    expected = reference(np.float32(boxes), np.float32(probs), 320)
+    check(suppress(boxes, probs, whole=True), expected, 320)
+    boxes, probs = crowd(200, 3, 2)
+    boxes, probs = np.floor(boxes * 64) / 64, np.round(probs * 8) / 8
+    boxes[7], probs[7] = [50, 50, 49, 80], [0, 1, 0, 0]
+    check(suppress(boxes, probs, whole=True), reference(np.float32(boxes), np.float32(probs), 320), 320)
+
+
 def test_ties_are_broken_by_index() -> None:
     """Probabilities of an int8 head: few different values, most of them shared."""
     boxes, probs = crowd(200, 3, 2)
@@ -179,7 +196,8 @@ def test_equal_boxes_leave_one_a_class() -> None:
     outputs = suppress(np.tile([10.0, 20.0, 29.0, 49.0], [80, 1]), np.tile([0.1, 0.3, 0.4, 0.2], [80, 1]))
     assert outputs["count"].tolist() == [3.0]
     assert outputs["category"][0, :3].tolist() == [1.0, 0.0, 2.0]
-    np.testing.assert_allclose(outputs["score"][0, :3], [0.4, 0.3, 0.2], rtol=4e-5)
+    # Each is lowered by its place.
+    np.testing.assert_allclose(outputs["score"][0, :3], [0.4, 0.3, 0.2], atol=1.5e-5)
     np.testing.assert_allclose(outputs["location"][0, :3] * 320, np.tile([20, 10, 50, 30], [3, 1]), atol=1e-3)
 
 
@@ -237,14 +255,14 @@ def samples() -> CalibrationImages:
 
 
 @functools.cache
-def flatbuffer(postprocess: str, integer: bool, variant: str) -> bytes:
-    return to_flatbuffer(build_graph(detector(variant), postprocess, integer=integer))
+def flatbuffer(postprocess: str, arithmetic: Arithmetic, variant: str) -> bytes:
+    return to_flatbuffer(build_graph(detector(variant), postprocess, arithmetic=arithmetic))
 
 
 @functools.cache
 def observations(variant: str) -> Any:
     """Of the host's graph alone."""
-    host = flatbuffer("host", True, variant)
+    host = flatbuffer("host", "integer", variant)
     return observe(host, samples(), observed_tensors(host))
 
 
@@ -253,7 +271,7 @@ def model(postprocess: str, name: str, variant: str) -> bytes:
     """As `export` makes it, but that ranges are those of the host's graph, as quantization-aware runs keep them."""
     scheme = scheme_named(name)
     known = observations(variant) if scheme.integer else None
-    return quantize(flatbuffer(postprocess, scheme.integer, variant), scheme, samples(), observations=known).model
+    return quantize(flatbuffer(postprocess, scheme.arithmetic, variant), scheme, samples(), observations=known).model
 
 
 @functools.cache

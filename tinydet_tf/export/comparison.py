@@ -26,7 +26,7 @@ from tinydet_tf.export.calibration import CalibrationImages, Observation, observ
 from tinydet_tf.export.convert import to_flatbuffer, with_metadata
 from tinydet_tf.export.graph import HostGraph
 from tinydet_tf.export.quantize import observed_tensors, quantize, written_tensors
-from tinydet_tf.export.schemes import FORMATS, METHODS, Scheme
+from tinydet_tf.export.schemes import FORMATS, METHODS, Arithmetic, Scheme
 from tinydet_tf.model.detector import TinyDet
 
 REFERENCE = "float32"
@@ -154,22 +154,22 @@ class Bench:
         """
         self.detector, self.config, self.samples = detector, config, samples
         self.measure, self.image = measure, image
-        self._graphs: dict[bool, bytes] = {}  # by whether for integers
+        self._graphs: dict[Arithmetic, bytes] = {}
         self._observations: dict[int, dict[str, Observation]] = {}  # by the number of images
 
-    def float_model(self, *, integer: bool) -> bytes:
-        """The float flatbuffer, traced for integer arithmetic or for float."""
-        if integer not in self._graphs:
-            self._graphs[integer] = to_flatbuffer(HostGraph(self.detector, integer=integer))
-        return self._graphs[integer]
+    def float_model(self, arithmetic: Arithmetic) -> bytes:
+        """The float flatbuffer, traced for some arithmetic."""
+        if arithmetic not in self._graphs:
+            self._graphs[arithmetic] = to_flatbuffer(HostGraph(self.detector, arithmetic=arithmetic))
+        return self._graphs[arithmetic]
 
     def tensors(self) -> list[str]:
-        return list(written_tensors(self.float_model(integer=True)))
+        return list(written_tensors(self.float_model("integer")))
 
     def run(self, row: Row) -> dict[str, Any]:
         """AP and APs (0..1), size in bytes, median milliseconds of one thread beside the float form's in the same run,
         partitions."""
-        model = self.float_model(integer=row.scheme.integer)
+        model = self.float_model(row.scheme.arithmetic)
         samples = self.samples.first(row.images) if row.scheme.integer else None
         observations = None
         if samples is not None:
@@ -179,7 +179,7 @@ class Bench:
         quantized = quantize(model, row.scheme, samples, observations=observations).model
         with tempfile.TemporaryDirectory() as folder:
             path, reference = Path(folder) / "row.tflite", Path(folder) / "reference.tflite"
-            for file, content in ((path, quantized), (reference, self.float_model(integer=False))):
+            for file, content in ((path, quantized), (reference, self.float_model("float32"))):
                 atomic_write(file, with_metadata(content, self.detector, self.config, row.scheme.name))
             metrics = self.measure(path)
             models = [path, reference]

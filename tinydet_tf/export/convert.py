@@ -54,7 +54,7 @@ def export(
       UserError: a form that does not exist, a picture size that is none or has no use, or calibration images that are
         missing or do not fit.
     """
-    graph = build_graph(detector, postprocess, integer=scheme.integer, picture_size=picture_size)
+    graph = build_graph(detector, postprocess, arithmetic=scheme.arithmetic, picture_size=picture_size)
     with doing("converting", tell=progress):
         model = to_flatbuffer(graph)
     quantized = quantize(model, scheme, samples, observations=observations, progress=progress)

@@ -42,15 +42,6 @@ class _SharingBuilder(flatbuffers.Builder):
         return self._written[key]
 
 
-def pack(model: bytes) -> bytes:
-    """The same model: same operators, tensors, constants, signature.
-
-    Args:
-      model: a .tflite without metadata behind it.
-    """
-    return write(read(model))
-
-
 def read(model: bytes) -> schema.ModelT:
     """A .tflite without metadata behind it, parsed, with the constants that lie behind its flatbuffer."""
     parsed = schema.ModelT.InitFromPackedBuf(model, 0)
@@ -59,6 +50,16 @@ def read(model: bytes) -> schema.ModelT:
             buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
         buffer.offset = buffer.size = 0
     return parsed
+
+
+def add_entry(parsed: schema.ModelT, name: bytes, content: bytes) -> None:
+    """Puts an entry into the metadata inside a flatbuffer."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(content, np.uint8)
+    parsed.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = name, len(parsed.buffers) - 1
+    parsed.metadata = [*(parsed.metadata or []), entry]
 
 
 def write(parsed: schema.ModelT) -> bytes:

@@ -18,10 +18,12 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tinydet_lite.errors import UserError
 from tinydet_lite.status import doing
 from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, observe, ranges
-from tinydet_tf.export.packing import pack
+from tinydet_tf.export.packing import add_entry, read, write
 from tinydet_tf.export.schemes import Scheme, scope_pattern
 
 _CONVOLUTIONS = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
+#: By which XNNPACK computes, and adds up, in float16 where the processor has it, and in float32 elsewhere.
+FLOAT16_ARITHMETIC = (b"reduced_precision_support", b"fp16accfp16")
 _FLOAT, _UINT8 = schema.TensorType.FLOAT32, schema.TensorType.UINT8
 
 
@@ -83,7 +85,10 @@ def quantize(
             ranges=ranges(observations, scheme.method),
         )
     with doing("quantizing", tell=progress):
-        content = pack(_apply(model, _recipe(scheme, _before_first_convolution(operators)), calibration))
+        parsed = read(_apply(model, _recipe(scheme, _before_first_convolution(operators)), calibration))
+        if scheme.arithmetic == "float16":
+            add_entry(parsed, *FLOAT16_ARITHMETIC)
+        content = write(parsed)
     check(content)
     return Quantized(content, calibration)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, Literal
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.export.scopes import HEAD, TABLE, TRUNK
@@ -16,6 +16,8 @@ from tinydet_tf.export.scopes import HEAD, TABLE, TRUNK
 #: How a range comes out of what the calibration images gave (`calibration.ranges`): their ends, or what the 0.001th and
 #: the 99.999th percentile enclose.
 METHODS = ("min_max", "percentile")
+#: What a graph is traced for. float16: for what computes in float16 where the processor can, in float32 elsewhere.
+Arithmetic = Literal["float32", "float16", "integer"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Scheme:
     def integer(self) -> bool:
         """Whether activations are integers: then ranges are needed, and the graph is traced for integer arithmetic."""
         return isinstance(self.activation_bits, int)
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What the graph is traced for."""
+        return "integer" if self.integer else "float16" if self.weights == "float16" else "float32"
 
     def covers(self, tensor: str) -> bool:
         """Whether an operator that writes a tensor of this name is to be quantized."""
@@ -84,7 +91,7 @@ FORMATS: dict[str, Scheme] = {
     scheme.name: scheme
     for scheme in (
         Scheme("float32", "float32"),
-        # Computed in float32: half the size, the speed of float32.
+        # Half the size; in float16 where the processor has it (a Raspberry Pi 5): float32's results at int8's speed.
         Scheme("float16", "float16", parts=WEIGHTED_PARTS),
         # Activations float, quantized as the model runs: a third of the size, no calibration.
         Scheme("dynamic", "int8", "dynamic", parts=WEIGHTED_PARTS),

@@ -11,11 +11,10 @@ from typing import Any
 
 import flatbuffers
 import numpy as np
-from tensorflow.lite.python import schema_py_generated as schema
 
 from tinydet_lite.forms import CATEGORY, COUNT, LOCATION, SCORE
 from tinydet_lite.metadata import LABELS_MEMBER
-from tinydet_tf.export.packing import read, write
+from tinydet_tf.export.packing import add_entry, read, write
 
 ENTRY = b"TFLITE_METADATA"
 IDENTIFIER = b"M001"
@@ -144,10 +143,5 @@ def put_in(model: bytes, metadata: bytes) -> bytes:
     (signature,) = parsed.signatureDefs
     index = {output.name.decode(): output.tensorIndex for output in signature.outputs}
     graph.outputs = np.array([index[name] for name in OUTPUTS], np.int32)
-    buffer = schema.BufferT()
-    buffer.data = np.frombuffer(metadata, np.uint8)
-    parsed.buffers.append(buffer)
-    entry = schema.MetadataT()
-    entry.name, entry.buffer = ENTRY, len(parsed.buffers) - 1
-    parsed.metadata = [*(parsed.metadata or []), entry]
+    add_entry(parsed, ENTRY, metadata)
     return write(parsed)

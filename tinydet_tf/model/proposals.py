@@ -25,7 +25,7 @@ from tinydet_tf.boxes import clip, decode
 class Candidates(NamedTuple):
     """The candidates of all levels, best first.
 
-    boxes: [..., T, 4] inclusive pixels; shifted: [..., T, 4] continuous, levels moved apart; levels: int32 [..., T];
+    boxes: [..., T, 4] inclusive; shifted: float32 [..., T, 4] continuous, levels moved apart; levels: int32 [..., T];
     rank: float32 [T], T to 1.
     """
 
@@ -86,20 +86,22 @@ def select_proposals(
     return tf.gather(found.boxes, selected, batch_dims=1), tf.cast(valid, tf.float32)
 
 
-def ranked(scores: Sequence[tf.Tensor], boxes: tf.Tensor, *, image_size: int) -> Candidates:
+def ranked(scores: Sequence[tf.Tensor], boxes: tf.Tensor, *, image_size: int, unit: int = 1) -> Candidates:
     """Sorts candidates, best first.
 
     Args:
       scores: for each level [..., K], K its number of candidates.
       boxes: [..., T, 4], of all levels in the same order.
+      image_size: pixels of a side.
+      unit: what a pixel is in boxes; those that come out have it, too.
     """
     counts = [level.shape[-1] for level in scores]
     levels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)  # [T]
     # Boxes of different levels do not suppress each other: moved apart, one NMS serves all levels.
-    shifts = (2.0 * image_size * levels[:, None]).astype(np.float32)
+    shifts = 2 * image_size * unit * levels[:, None]
     _, order = tf.math.top_k(tf.concat(scores, -1), len(levels))
     best = tf.gather(boxes, order, batch_dims=boxes.shape.rank - 2)
-    shifted = best + tf.gather(tf.constant(shifts), order)
-    shifted += tf.constant([0.0, 0.0, 1.0, 1.0])  # inclusive -> continuous
+    shifted = best + tf.gather(tf.constant(shifts, boxes.dtype), order)
+    shifted += tf.constant([0, 0, unit, unit], boxes.dtype)  # inclusive -> continuous
     rank = tf.constant(np.arange(len(levels), 0, -1, dtype=np.float32))
-    return Candidates(best, shifted, tf.gather(tf.constant(levels), order), rank)
+    return Candidates(best, tf.cast(shifted, tf.float32), tf.gather(tf.constant(levels), order), rank)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tinydet_tf.boxes import clip, decode
+from tinydet_tf.boxes import RPN_STDS
+from tinydet_tf.export.rewrites.positions import Positions
 from tinydet_tf.model.proposals import Candidates, ranked
 
 
@@ -24,6 +25,7 @@ def select_proposals(
     nms_pre: int,
     max_proposals: int,
     iou_threshold: float,
+    positions: Positions,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The proposals of one image, best first.
 
@@ -31,10 +33,11 @@ def select_proposals(
       logits, deltas, anchors: as model.proposals.select_proposals, of one image.
       ratios: anchors of a cell.
       image_size, nms_pre, max_proposals, iou_threshold: as there.
+      positions: what boxes are computed in.
 
     Returns:
-      rois float32 [max_proposals, 4] inclusive pixels, and valid float32 [max_proposals], 1 for the first n rows and 0
-      for the padding behind them (whose boxes are copies of the best one).
+      rois [max_proposals, 4] in units of `positions`, inclusive, and valid float32 [max_proposals], 1 for the first n
+      rows and 0 for the padding behind them (whose boxes are copies of the best one).
     """
     scores, chosen, bases = [], [], []
     for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
@@ -43,14 +46,14 @@ def select_proposals(
         if count > nms_pre:
             level_logits, index = tf.math.top_k(level_logits, nms_pre)
             level_deltas = tf.gather(level_deltas, index)
-            base = _anchors_at(index, level_anchors, ratios)
+            base = _anchors_at(index, level_anchors, ratios, positions)
         else:
-            base = tf.constant(level_anchors)
+            base = positions.constant(level_anchors)
         scores.append(level_logits)
         chosen.append(level_deltas)
         bases.append(base)
-    boxes = clip(decode(tf.concat(bases, 0), tf.concat(chosen, 0)), image_size)
-    found = ranked(scores, boxes, image_size=image_size)
+    boxes = positions.decode(tf.concat(bases, 0), tf.concat(chosen, 0), RPN_STDS)
+    found = ranked(scores, boxes, image_size=image_size, unit=positions.unit)
     return _best_of(found, max_proposals=max_proposals, iou_threshold=iou_threshold)
 
 
@@ -69,7 +72,7 @@ def _best_of(found: Candidates, *, max_proposals: int, iou_threshold: float) -> 
     return tf.gather(found.boxes, selected), valid
 
 
-def _anchors_at(index: tf.Tensor, anchors: np.ndarray, ratios: int) -> tf.Tensor:
+def _anchors_at(index: tf.Tensor, anchors: np.ndarray, ratios: int, positions: Positions) -> tf.Tensor:
     """The anchors [K, 4] of some indices: exactly those of the level's table.
 
     Of M's finest level the table would be 0.3 MB of an int8 file of 5 MB; the anchors of a cell, its row and its column
@@ -82,4 +85,6 @@ def _anchors_at(index: tf.Tensor, anchors: np.ndarray, ratios: int) -> tf.Tensor
     cell = index // ratios
     row = cell // width
     ratio, column = index - cell * ratios, cell - row * width
-    return tf.gather(own, ratio) + tf.gather(columns, column) + tf.gather(rows, row)
+    parts = ((own, ratio), (columns, column), (rows, row))
+    of_ratio, of_column, of_row = (tf.gather(positions.constant(table), at) for table, at in parts)
+    return of_ratio + of_column + of_row
