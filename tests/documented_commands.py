@@ -5,10 +5,10 @@
     python tests/documented_commands.py docs/int8.md --list     # what would be run, what is changed, what is left out
 
 What a page calls DIR, my_set, WEIGHTS or LARGE.jpg is made under that very name, so that the commands need no change.
-Four tables say all that is done otherwise than a page writes it: LIMITS (what is appended, so that training takes
-seconds), INSTEAD (what is replaced), LEFT_OUT (what is not run, and why) and BEFORE (what a Python block leaves to its
-reader). From the wheels, `python scripts/NAME.py` is `tinydet NAME`, as the README says. An installation of packages is
-real, but those that this Python has are not downloaded again.
+Five tables say all that is done otherwise than a page writes it: LIMITS (what is appended, so that training takes
+seconds), INSTEAD (what is replaced), LEFT_OUT (what is not run, and why), TAKEN_FOR_DONE (what a page's reader has done
+before) and BEFORE (what a Python block leaves to its reader). From the wheels, `python scripts/NAME.py` is `tinydet
+NAME`, as the README says. An installation of packages is real, but those that this Python has are not downloaded again.
 
 A page is read like a user's terminal: what a command activates or where it goes stays for the next ones, until the end
 of the page or of a section of OTHER_MACHINES. Ends with 1 if a command failed.
@@ -53,7 +53,18 @@ LEFT_OUT = {
     "make test": "the tests, which CI runs",
     "make lint": "the linters, which CI runs",
     ".ci/run": "the tests and linters, which CI runs",
+    "python -m pytest": "tests, which CI runs",
+    ".venv/bin/python -m pytest": "tests, which CI runs",
+    "make torch && .venv/bin/python -m pytest": "tests, which CI runs",
+    "make shipped-model": "trains for twenty minutes",
+    "python benchmarks/peers/": "others' networks, in environments of gigabytes, on data that nobody may ship",
     "tensorboard": "a server, which runs until it is stopped",
+    "sudo ": "a Raspberry Pi's packages",
+    "vcgencmd": "a Raspberry Pi's",
+    "cd tinydet": "the clone, where this terminal is",
+    "import mediapipe": "tests/clients/test_mediapipe.py runs the same, in an environment of its own",
+    "from sahi": "tests/clients/test_sahi.py runs the same, in an environment of its own",
+    "from picamera2": "a Raspberry Pi's camera",
 }
 #: The same from the wheels.
 LEFT_OUT_INSTALLED = {
@@ -62,6 +73,23 @@ LEFT_OUT_INSTALLED = {
     "make torch": "of a checkout; pip install 'tinydet-tf[torch]'",
     "pip install './tflite": "of a checkout",
     "python3 -m venv ~/tinydet": "the environment is there",
+}
+_SHIPPED = "tflite/tinydet_lite/models/digits_s_int8.tflite"
+_TRAIN = "python scripts/train.py --variant S --data DIR --output runs/mine"
+#: The end of a page's path -> what its reader has done before, beside `make install`.
+TAKEN_FOR_DONE = {
+    "docs/anchor_coverage.md": (
+        "mkdir -p annotations && cp DIR/val/instances.json annotations/instances_val2017.json",
+        "echo 'variant: M' > my.yaml",
+    ),
+    "docs/footprint.md": ("cp PICTURE digits.png",),
+    "docs/int8.md": (_TRAIN,),
+    "docs/performance.md": ("make demo",),
+    "docs/tiles.md": (f"cp {_SHIPPED} mine.tflite",),
+    "tflite/README.md": (
+        f"for name in mine mine_int8 mine_float32 tinydet_s a b; do cp {_SHIPPED} $name.tflite; done",
+        "cp clip.avi drive.mp4",
+    ),
 }
 #: What stands in a Python block -> what its reader has run before.
 BEFORE = {
@@ -123,7 +151,8 @@ def changed(command: str, *, installed: bool) -> str:
     for name in COMMANDS:
         script = rf"(?:\S*/)?python (?:\./)?scripts/{module_of(name)}\.py"
         limits = "" if "--resume" in command else LIMITS.get(module_of(name), "")
-        command = re.sub(rf"({script}|\btinydet[ -]{name}\b)([^;&|\n]*)", rf"\1\2 {limits}".rstrip(), command)
+        arguments = r"((?:\\\n|[^;&|\n])*)"
+        command = re.sub(rf"({script}|\btinydet[ -]{name}\b){arguments}", rf"\1\2 {limits}".rstrip(), command)
         if installed:
             command = re.sub(script, f"tinydet {name}", command)
     return command
@@ -237,6 +266,9 @@ class Run:
         page = list(steps(path.read_text()))
         if not self._installed and not any(step.text in ("make install", "make demo") for step in page):
             self._run("(the page takes for done: make install)", "make install && . .venv/bin/activate", terminal)
+        for command in next((done for end, done in TAKEN_FOR_DONE.items() if str(path).endswith(f"/{end}")), ()):
+            print("  (the page takes for done:)", flush=True)
+            self._step(Step(command, "sh", ""), terminal)
         for step in page:
             if step.section != section and other is not None:
                 other.close()
@@ -252,15 +284,14 @@ class Run:
         return Terminal(self._folder, self._environment)
 
     def _step(self, step: Step, terminal: Terminal) -> None:
-        if step.kind == "python":
+        why = left_out(step.text, installed=self._installed)
+        if why is not None:
+            self._tell(step.text, f"left out: {why}")
+        elif step.kind == "python":
             before = next((code for word, code in BEFORE.items() if word in step.text), "")
             program = self._folder / "block.py"
             program.write_text(f"{before}\n{step.text}\n")
             self._run("the Python block: " + step.text.splitlines()[-1], f"python {program}", terminal)
-            return
-        why = left_out(step.text, installed=self._installed)
-        if why is not None:
-            self._tell(step.text, f"left out: {why}")
         elif step.text == "make demo":
             self._demo(terminal)
         else:

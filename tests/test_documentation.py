@@ -85,6 +85,8 @@ def test_what_the_listed_script_runs() -> None:
     command = "python scripts/evaluate.py --model mine.tflite --data DIR"
     assert changed(command, installed=False) == command + limits
     assert changed(command, installed=True) == "tinydet evaluate --model mine.tflite --data DIR" + limits
+    lines = "python scripts/train.py --data DIR \\\n  --output runs/a"
+    assert changed(lines, installed=False) == f"{lines} {LIMITS['train']}"
     assert changed("python scripts/train.py --resume", installed=False) == "python scripts/train.py --resume"
     page = "# A\n```sh\n# why\nfor v in S M; do\n    a $v   # each\ndone\nb \\\n  c\n```\n"
     assert [step.text for step in steps(page)] == ["for v in S M; do\na $v\ndone", "b \\\nc"]
