@@ -314,7 +314,8 @@ def test_suggestion_of_the_command(command: Any, coco_json: Path, tmp_path: Path
 
 
 def test_without_data_it_takes_the_digits(command: Any) -> None:
-    code, text, _ = command("--models", "s", "--limit", 3)
+    few = ("--set", "data.digits_train_images=4", "--set", "data.digits_val_images=1")
+    code, text, _ = command("--models", "s", "--limit", 3, *few)
     assert code == 0 and "embedded digits" in text and "of 3 images" in text
 
 
