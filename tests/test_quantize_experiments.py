@@ -129,3 +129,6 @@ def test_command_refuses(command: Command, weights: Path, data: Path, tmp_path: 
     command(
         "quantize_experiments.py", "--model", weights, "--data", data, "--only", "int3", *out
     ).assert_refused("scheme 'int3' does not exist", "float16")  # fmt: skip
+    command("quantize_experiments.py", "--model", weights).assert_refused("required: --json")
+    listed = command("quantize_experiments.py", "--model", weights, "--data", data, "--list", "--skip-sensitivity")
+    assert listed.code == 0 and listed.out.split("\n")[0] == "float32" and "int8 min_max" in listed.out

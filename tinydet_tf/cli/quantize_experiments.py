@@ -25,8 +25,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", action="append", default=[], metavar="SCHEME", help="one scheme; may be repeated")
     parser.add_argument("--skip-sensitivity", action="store_true", help="without the rows of one part alone")
     parser.add_argument("--list", action="store_true", help="print the schemes and stop")
-    parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="the rows")
-    return parser.parse_args()
+    parser.add_argument("--json", type=Path, metavar="OUT", help="the rows; needed unless --list is given")
+    args = parser.parse_args()
+    if args.json is None and not args.list:
+        parser.error("the following arguments are required: --json")
+    return args
 
 
 def main() -> None:
@@ -68,6 +71,7 @@ def main() -> None:
         print("\n".join(rows))
         return
     rows = select(rows, args.only)
+    assert args.json is not None
     results = Results(args.json, identity_of(detector, dataset, args.calibration_images, args.seed))
     for number, row in enumerate(rows.values(), 1):
         if results.has(row):
