@@ -220,6 +220,7 @@ def make_small_data(folder: Path) -> None:
     drawn = digits_folder(folder / "cache", num_train=8, num_val=4)
     shutil.move(str(drawn), folder / "DIR")
     shutil.rmtree(folder / "cache")
+    shutil.copytree(folder / "DIR/val", folder / "DIR/test")
     pictures = sorted((folder / "DIR/val/images").iterdir())
     shutil.copytree(folder / "DIR/train/images", folder / "my_set/images")
     shutil.copy(folder / "DIR/train/instances.json", folder / "my_set/annotations.json")
