@@ -23,8 +23,9 @@ import test_pythons
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = ".venv/bin/python"
-#: A run may take 90 minutes and is meant to take less than 60. No slow test that does not come first takes more than 10,
-#: on a slow machine too, and no part of those that run two at a time more than 20: none begins after so many seconds.
+#: A run may take 90 minutes and is meant to take less than 60. No slow test that does not come first takes more than
+#: 10, on a slow machine too, and no part of those that run two at a time more than 20: none begins after so many
+#: seconds.
 LAST_SLOW_TEST = 36 * 60
 LAST_START = 46 * 60
 #: What runs two at a time, the longest first, so that both lanes end together.

@@ -32,7 +32,7 @@ from tinydet_tf.export.calibration import (
 )
 from tinydet_tf.export.convert import export as export_network
 from tinydet_tf.export.convert import write_tflite
-from tinydet_tf.export.kept_ranges import kept_ranges
+from tinydet_tf.export.kept_ranges import TRAINED, kept_ranges
 from tinydet_tf.export.quantize import Quantized
 from tinydet_tf.export.schemes import scheme_named
 from tinydet_tf.keras_detector import open_detector as load_detector
@@ -202,6 +202,7 @@ def export(
     scheme, samples, observations = scheme_named(format), None, None
     if format == "int8" and data is None and calibration_images is None:
         samples, observations = kept_ranges(Path(model)) or (None, None)  # of a quantization-aware run
+        scheme = TRAINED if samples is not None else scheme
     if scheme.integer and samples is None:
         dataset = load_split(calibration_data(config, data, Path(model)), split)
         count = calibration_images or DEFAULT_IMAGES

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,8 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
 from tinydet_tf.config import Config
 from tinydet_tf.export.calibration import CalibrationImages
-from tinydet_tf.export.convert import convert, export, write_tflite
+from tinydet_tf.export.convert import convert, export, to_flatbuffer, write_tflite
+from tinydet_tf.export.graph import HostGraph
 from tinydet_tf.export.packing import read, write
 from tinydet_tf.export.schemes import FORMATS, Scheme, in_scopes, scheme_named
 from tinydet_tf.model.detector import TinyDet
@@ -152,6 +155,62 @@ def test_no_float_finds_the_features_where_arithmetic_is_float16() -> None:
         assert tensor.type in (schema.TensorType.INT32, schema.TensorType.BOOL), tensor.name
         waiting += [index for index in writer[index].inputs if index >= 0]
     assert len(seen) > 30
+
+
+def test_bias_correction_brings_the_channels_means_back() -> None:
+    """Of all that the pictures of the calibration make of each layer, biases alone being other than without it."""
+    scheme = dataclasses.replace(FORMATS["int8"], bias_correction=False)
+    files = {
+        "corrected": content("int8"),
+        "rounded": export(detector(), config(), scheme, samples=samples()).model,
+        "float": to_flatbuffer(HostGraph(detector(), arithmetic="integer")),
+    }
+    means = {name: channel_means(model) for name, model in files.items()}
+    errors = {
+        name: np.mean([
+            np.abs(mean - means["float"][layer]).mean() / np.abs(means["float"][layer]).mean()
+            for layer, mean in means[name].items()
+            if layer in means["float"] and layer.startswith("trunk/")
+        ])
+        for name in ("corrected", "rounded")
+    }  # fmt: skip
+    print(errors)
+    assert errors["corrected"] < 0.7 * errors["rounded"]
+    kept = {name: parameters(files[name]) for name in ("corrected", "rounded")}
+    assert set(kept["corrected"]) == set(kept["rounded"])
+    changed = [name for name, value in kept["corrected"].items() if value.tobytes() != kept["rounded"][name].tobytes()]
+    assert len(changed) > 30 and all(kept["corrected"][name].dtype == np.int32 for name in changed)
+
+
+def channel_means(model: bytes) -> dict[str, np.ndarray]:
+    """Of each convolution's output by name: the mean of each channel over the calibration's pictures."""
+    parsed, graph = graph_of(model)
+    interpreter = Interpreter(model_content=model, experimental_preserve_all_tensors=True)
+    interpreter.allocate_tensors()
+    details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
+    kinds = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
+    outputs = [op.outputs[0] for op in graph.operators if parsed.operatorCodes[op.opcodeIndex].builtinCode in kinds]
+    means: dict[str, Any] = {}
+    for image in samples().images:
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image[None])
+        interpreter.invoke()
+        for index in outputs:
+            scale, zero = details[index]["quantization"]
+            value = interpreter.get_tensor(index).astype(np.float64)
+            value = (value - zero) * scale if scale else value
+            means[details[index]["name"]] = means.get(details[index]["name"], 0.0) + value.mean((0, 1, 2))
+    return {name: total / len(samples()) for name, total in means.items()}
+
+
+def parameters(model: bytes) -> dict[bytes, np.ndarray]:
+    """The constants of a model by name, int32 those that are."""
+    parsed, graph = graph_of(model)
+    types = {schema.TensorType.INT32: np.int32}
+    return {
+        tensor.name: np.frombuffer(bytes(parsed.buffers[tensor.buffer].data), types.get(tensor.type, np.uint8))
+        for tensor in graph.tensors
+        if parsed.buffers[tensor.buffer].data is not None
+    }
 
 
 def test_static_formats_need_images() -> None:

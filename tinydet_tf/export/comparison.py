@@ -60,6 +60,7 @@ def comparison_rows(tensors: Iterable[str], *, images: int, sensitivity: bool = 
     schemes = dict(FORMATS)
     for method in METHODS:
         schemes[f"int8 {method}"] = dataclasses.replace(static, method=method)
+    schemes["int8, biases as they are"] = dataclasses.replace(static, bias_correction=False)
     blocks = [part for part in parts if re.fullmatch(r"trunk/(stem|block\d+)", part)]
     kept = {
         "rpn": (r"trunk/rpn\d*",),

@@ -27,6 +27,9 @@ from tinydet_tf.export.schemes import FORMATS
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import CALIBRATION, weights_file
 
+#: Trained with its rounding: nothing is left to be corrected, and what was validated is what is exported.
+TRAINED = dataclasses.replace(FORMATS["int8"], bias_correction=False)
+
 
 class Int8Form:
     """What `export --format int8` makes of a detector's weights, whatever they are at the moment.
@@ -47,7 +50,7 @@ class Int8Form:
 
     def renew(self) -> Detector:
         """Exports the weights as they are now: a detector that runs the file, none of its detections left out."""
-        exported = export(self._detector, self._config, FORMATS["int8"], samples=self._samples)
+        exported = export(self._detector, self._config, TRAINED, samples=self._samples)
         self._calibration = exported.calibration
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "int8.tflite"

@@ -17,6 +17,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.status import doing
+from tinydet_tf.export.bias_correction import correct_biases
 from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, observe, ranges
 from tinydet_tf.export.packing import add_entry, read, write
 from tinydet_tf.export.schemes import Scheme, scope_pattern
@@ -86,9 +87,11 @@ def quantize(
         )
     with doing("quantizing", tell=progress):
         parsed = read(_apply(model, _recipe(scheme, _before_first_convolution(operators)), calibration))
-        if scheme.arithmetic == "float16":
-            add_entry(parsed, *FLOAT16_ARITHMETIC)
-        content = write(parsed)
+    if samples is not None and len(samples) and scheme.activation_bits == 8 and scheme.bias_correction:
+        correct_biases(parsed, model, samples.images, progress=progress)
+    if scheme.arithmetic == "float16":
+        add_entry(parsed, *FLOAT16_ARITHMETIC)
+    content = write(parsed)
     check(content)
     return Quantized(content, calibration)
 

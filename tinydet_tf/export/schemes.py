@@ -32,6 +32,7 @@ class Scheme:
       parts: the scopes (of tensor names, see `scopes`) that are quantized, as regular expressions; () for all.
       float_parts: scopes inside these that stay float.
       method: a key of METHODS.
+      bias_correction: of int8: see bias_correction.py.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Scheme:
     parts: tuple[str, ...] = ()
     float_parts: tuple[str, ...] = ()
     method: str = "min_max"
+    bias_correction: bool = True
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
