@@ -47,6 +47,7 @@ LIMITS = {
 #: What is written -> what is run, and why.
 INSTEAD = {
     "--source 0 ": ("--source clip.avi ", "no camera here"),
+    "--classes person bicycle": ("--classes 1 2", "the model that stands in for the reader's knows digits"),
 }
 #: The beginning of a command -> why it is not run.
 LEFT_OUT = {
@@ -93,6 +94,7 @@ TAKEN_FOR_DONE = {
 }
 #: What stands in a Python block -> what its reader has run before.
 BEFORE = {
+    "detect_frames(open_source(": "from tinydet_lite import Detector; detector = Detector('tinydet_s.tflite')",
     "detector(images)": "import numpy as np; images = np.zeros((1, 320, 320, 3), np.float32)",
 }
 #: Sections that another machine's user reads: what they change ends with them.

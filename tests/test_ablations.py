@@ -21,19 +21,8 @@ from tinydet_tf.training.run.train import make_optimizer
 from tinydet_tf.training.step.trainer import Trainer
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "ablations"
-#: Keys whose tests are quick ones: the rest takes minutes.
-CODE = {"pyramid_conv"}
-
-
-def is_quick(row: Ablation) -> bool:
-    return bool(set(row.changes) & CODE)
-
-
-#: Several configs are TinyDet-M under another name. Those that only change numbers are slow tests.
-DISTINCT = [
-    pytest.param(row, id=row.name, marks=[] if is_quick(row) else [pytest.mark.slow])
-    for row in {row.model: row for row in ABLATIONS}.values()
-]
+#: Several configs are TinyDet-M under another name.
+DISTINCT = [pytest.param(row, id=row.name) for row in {row.model: row for row in ABLATIONS}.values()]
 #: A fifth of the side: five levels still, at a fraction of the time.
 SMALL = [
     "model.input_size=64", "train.batch_size=2", "train.nms_pre=100", "train.proposals=50", "train.rcnn_samples=16",
@@ -46,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return digits_folder(tmp_path_factory.mktemp("digits"), num_train=2, num_val=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", DISTINCT)
 def test_trains_a_step_and_converts(ablation: Ablation, folder: Path) -> None:
     config = load_config(CONFIGS / f"{ablation.name}.yaml", assignments=SMALL)

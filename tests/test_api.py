@@ -131,5 +131,6 @@ def test_what_cannot_be(run: Path, data: Path, tmp_path: Path) -> None:
         api.evaluate(exported.path)
 
 
+@pytest.mark.slow
 def test_resume(run: Path) -> None:
     assert api.train(output=run, resume=True, settings={"train.epochs": 2}, verbose=0)["last"]["epoch"] == 2

@@ -92,6 +92,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return digits_folder(tmp_path_factory.mktemp("digits"), num_train=4, num_val=2)
 
 
+@pytest.mark.slow
 def test_command_goes_on_where_it_stopped(
     command: Command, weights: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

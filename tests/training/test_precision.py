@@ -143,7 +143,8 @@ def test_unknown_precision() -> None:
         TrainConfig(precision="mixed_float16", qat=True)
 
 
-@pytest.mark.parametrize("precision", MIXED)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_trains_or_says_why_not(precision: str, tmp_path: Path) -> None:
     """As a user types it, on this processor as it is set: a whole run, or one line and nothing left behind."""
     data = digits_folder(tmp_path / "digits", num_train=2, num_val=1)
