@@ -37,9 +37,9 @@ TIMEOUT = 120
 #: NMS chooses otherwise; integer kernels round differently in every layer, which an x86 processor's own may do among
 #: themselves, and most detections have a partner all the same. Here, alike on both CPUs: float32 0 pixels and 1e-4
 #: (tflite-runtime 0); of int8 0.016 are apart, the others' 3.73 pixels and 0.0813 (2.67 and 0.0697). With the same
-#: network calibrated instead of trained for int8: LiteRT 0 and 0; of tflite-runtime's 0.141 apart. The
-#: float16 file is computed in float16 there and in float32 here: 0.025 apart (tflite-runtime 0.040), the others' 0.47
-#: pixels and 0.0451.
+#: network calibrated instead of trained for int8: LiteRT 0 and 0; of tflite-runtime's 0.141 apart.
+#: The float16 file is computed in float16 there and in float32 here: 0.025 apart (tflite-runtime 0.040), the others'
+#: 0.47 pixels and 0.0451.
 TOLERANCES = {
     ("ai_edge_litert", "float32"): (0.05, 1e-3, FEW),
     ("ai_edge_litert", "int8"): (4.0, 0.1, 0.25),

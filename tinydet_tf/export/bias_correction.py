@@ -31,7 +31,7 @@ def correct_biases(model: schema.ModelT, reference: bytes, images: np.ndarray, *
 
     Args:
       model: of one subgraph, as `packing.read` gives it; its biases are changed.
-      reference: the float .tflite that it was made of.
+      reference: the float .tflite that it was made of; the same layers have the same names in it.
       images: uint8 [N, S, S, 3], prepared as for calibration; the first `IMAGES` are used.
       progress: show a bar on a terminal.
     """
@@ -42,9 +42,8 @@ def correct_biases(model: schema.ModelT, reference: bytes, images: np.ndarray, *
     expected = _float_means(reference, names, images)
     uses = Counter(int(index) for op in graph.operators for index in op.inputs)
     shared = Counter(tensor.buffer for tensor in graph.tensors)
-    for position, name in zip(tqdm(positions, unit="layer", disable=None if progress else True), names, strict=True):
-        if name not in expected:
-            continue
+    bar = tqdm(positions, unit="layer", disable=None if progress else True)
+    for position, name in zip(bar, names, strict=True):
         op = graph.operators[position]
         output = graph.tensors[op.outputs[0]]
         (mean,) = _means(_first_operators(model, position + 1, [int(op.outputs[0])]), images)
@@ -77,13 +76,12 @@ def _is_corrected(model: schema.ModelT, op: schema.OperatorT) -> bool:
 
 
 def _float_means(reference: bytes, names: Sequence[bytes], images: np.ndarray) -> dict[bytes, np.ndarray]:
-    """Of each of these tensors that the float model has: the mean of each channel."""
+    """Of each of these tensors of the float model: float64 [channels]."""
     model = read(reference)
     (graph,) = model.subgraphs
     index_of = {tensor.name: index for index, tensor in enumerate(graph.tensors)}
-    there = [name for name in dict.fromkeys(names) if name in index_of]
-    content = _first_operators(model, len(graph.operators), [index_of[name] for name in there])
-    return dict(zip(there, _means(content, images), strict=True))
+    content = _first_operators(model, len(graph.operators), [index_of[name] for name in names])
+    return dict(zip(names, _means(content, images), strict=True))
 
 
 def _first_operators(model: schema.ModelT, count: int, outputs: Sequence[int]) -> bytes:

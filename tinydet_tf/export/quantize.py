@@ -87,7 +87,8 @@ def quantize(
         )
     with doing("quantizing", tell=progress):
         parsed = read(_apply(model, _recipe(scheme, _before_first_convolution(operators)), calibration))
-    if samples is not None and len(samples) and scheme.activation_bits == 8 and scheme.bias_correction:
+    if scheme.activation_bits == 8 and scheme.bias_correction:
+        assert samples is not None
         correct_biases(parsed, model, samples.images, progress=progress)
     if scheme.arithmetic == "float16":
         add_entry(parsed, *FLOAT16_ARITHMETIC)

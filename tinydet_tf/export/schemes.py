@@ -32,7 +32,7 @@ class Scheme:
       parts: the scopes (of tensor names, see `scopes`) that are quantized, as regular expressions; () for all.
       float_parts: scopes inside these that stay float.
       method: a key of METHODS.
-      bias_correction: of int8: see bias_correction.py.
+      bias_correction: of int8: whether biases take back what rounding moves a layer by (bias_correction.py).
     """
 
     name: str
@@ -49,7 +49,7 @@ class Scheme:
 
     @property
     def integer(self) -> bool:
-        """Whether activations are integers: then ranges are needed, and the graph is traced for integer arithmetic."""
+        """Whether activations are integers: then ranges are needed."""
         return isinstance(self.activation_bits, int)
 
     @property

@@ -93,7 +93,7 @@ def ranked(scores: Sequence[tf.Tensor], boxes: tf.Tensor, *, image_size: int, un
       scores: for each level [..., K], K its number of candidates.
       boxes: [..., T, 4], of all levels in the same order.
       image_size: pixels of a side.
-      unit: what a pixel is in boxes; those that come out have it, too.
+      unit: how many units of `boxes`, in which what comes out is as well, make a pixel.
     """
     counts = [level.shape[-1] for level in scores]
     levels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)  # [T]

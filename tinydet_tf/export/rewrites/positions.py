@@ -185,9 +185,8 @@ class WholePositions:
         cell = 4 * unit * finest
         span = tf.maximum(span, scale * math.ceil(MIN_SIDE * finest * unit))
         odd = (2 * _ORDER + 1).astype(np.int32)
-        at = tf.concat([low[:, axis : axis + 1] * 28 + span[:, axis : axis + 1] * odd for axis in (1, 0)], 1) // (
-            scale * BINS
-        )
+        both = [low[:, axis : axis + 1] * 28 + span[:, axis : axis + 1] * odd for axis in (1, 0)]  # y, then x
+        at = tf.concat(both, 1) // (scale * BINS)
         last = size - 1
         clipped = tf.minimum(at, last * cell)  # [R, 28]
         lower = clipped // cell
