@@ -24,8 +24,10 @@ from tinydet_tf.config import Config
 from tinydet_tf.export.calibration import CalibrationImages
 from tinydet_tf.export.convert import convert, export, to_flatbuffer, write_tflite
 from tinydet_tf.export.graph import HostGraph
+from tinydet_tf.export.operators import Operator, builtin_code
 from tinydet_tf.export.packing import read, write
 from tinydet_tf.export.schemes import FORMATS, Scheme, in_scopes, scheme_named
+from tinydet_tf.export.shared_ranges import shared
 from tinydet_tf.model.detector import TinyDet
 
 SIZE, NAMES = 128, ("cat", "dog")
@@ -107,6 +109,36 @@ def test_boxes_scores_and_coordinates_stay_float(name: str) -> None:
     for tensor in graph.tensors:
         if tensor.type in integers and tensor.quantization.scale is not None:
             assert not in_scopes(tensor.name.decode(), ("proposals", "final")), tensor.name
+
+
+def test_a_pixel_is_an_int8() -> None:
+    parsed, graph = graph_of(content("int8"))
+    stem = next(op for op in graph.operators if builtin_code(parsed, op) == schema.BuiltinOperator.CONV_2D)
+    quantization = graph.tensors[stem.inputs[0]].quantization
+    assert (list(quantization.scale), list(quantization.zeroPoint)) == ([1.0], [-128])
+
+
+def test_only_the_table_has_features_rescaled() -> None:
+    parsed, graph = graph_of(content("int8"))
+    rescaled = [
+        graph.tensors[op.outputs[0]].name.decode()
+        for op in graph.operators
+        if builtin_code(parsed, op) == schema.BuiltinOperator.QUANTIZE
+        and graph.tensors[op.inputs[0]].type == schema.TensorType.INT8
+    ]
+    assert len(rescaled) <= detector().config.roi_levels
+    assert all(name.startswith(("table", "trunk/fpn")) for name in rescaled), rescaled
+
+
+def test_tensors_that_exchange_numbers_have_one_range() -> None:
+    found = {"a": (0.0, 1.0), "b": (-2.0, 0.5), "c": (0.0, 0.0), "d": (0.0, 9.0), "e": (-3.0, 0.0)}
+    concatenation, reshape = schema.BuiltinOperator.CONCATENATION, schema.BuiltinOperator.RESHAPE
+    chain = (
+        Operator(concatenation, "c", ("a", "b", "c")),
+        Operator(schema.BuiltinOperator.ADD, "d", ("c", "d")),
+        Operator(reshape, "e", ("d", "e")),
+    )
+    assert shared(found, chain) == {**dict.fromkeys("abc", (-2.0, 1.0)), **dict.fromkeys("de", (-3.0, 9.0))}
 
 
 def test_sizes() -> None:

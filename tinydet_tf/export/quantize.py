@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import itertools
-import re
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,16 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.status import doing
 from tinydet_tf.export.bias_correction import correct_biases
 from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, observe, ranges
+from tinydet_tf.export.operators import operators
 from tinydet_tf.export.packing import add_entry, read, write
-from tinydet_tf.export.schemes import Scheme, scope_pattern
+from tinydet_tf.export.schemes import Scheme, in_scopes, scope_pattern
+from tinydet_tf.export.scopes import IMAGE, TABLE
+from tinydet_tf.export.shared_ranges import shared
 
-_CONVOLUTIONS = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
 #: By which XNNPACK computes, and adds up, in float16 where the processor has it, and in float32 elsewhere.
 FLOAT16_ARITHMETIC = (b"reduced_precision_support", b"fp16accfp16")
+#: What pixels can be: in steps of 1 an int8 says each of them.
+PIXELS = (0.0, 255.0)
 _FLOAT, _UINT8 = schema.TensorType.FLOAT32, schema.TensorType.UINT8
 
 
@@ -61,9 +63,9 @@ def quantize(
     """
     if scheme.weights == "float32":
         return Quantized(model)
-    operators = _operators(model)
-    covered = [op for op in operators if scheme.covers(op.name)]
-    if not any(op.code in _WEIGHTED for op in covered):
+    found = operators(model)
+    covered = [op for op in found if scheme.covers(op.name)]
+    if not any(op.has_weights for op in covered):
         parts = ", ".join(scheme.parts)
         raise UserError(f"nothing of the model is in the parts that are to be quantized ({parts}); check their names")
     calibration = None
@@ -77,16 +79,19 @@ def quantize(
                 f"the ranges that were kept know nothing of {len(missing)} tensors of this graph, for example "
                 f"{min(missing)!r}: another version kept them; remove their file to calibrate with images instead"
             )
+        pixels = {name: PIXELS for op in found if in_scopes(op.name, (IMAGE,)) for name in op.float_tensors}
+        # Each level of the pyramid keeps its own for the RPN: the table, which joins them, has the widest.
+        sharing = [op for op in covered if not in_scopes(op.name, (TABLE,))]
         calibration = Calibration(
             method=scheme.method,
             source=samples.source,
             seed=samples.seed,
             image_ids=samples.image_ids,
             files=samples.files,
-            ranges=ranges(observations, scheme.method),
+            ranges=shared({**ranges(observations, scheme.method), **pixels}, sharing),
         )
     with doing("quantizing", tell=progress):
-        parsed = read(_apply(model, _recipe(scheme, _before_first_convolution(operators)), calibration))
+        parsed = read(_apply(model, _recipe(scheme), calibration))
     if scheme.activation_bits == 8 and scheme.bias_correction:
         assert samples is not None
         correct_biases(parsed, model, samples.images, progress=progress)
@@ -99,12 +104,12 @@ def quantize(
 
 def observed_tensors(model: bytes) -> tuple[str, ...]:
     """The tensors whose ranges any static scheme may need: every float one that is computed, by name."""
-    return tuple(dict.fromkeys(name for op in _operators(model) for name in op.float_tensors))
+    return tuple(dict.fromkeys(name for op in operators(model) for name in op.float_tensors))
 
 
 def written_tensors(model: bytes) -> tuple[str, ...]:
     """Of each operator of the main graph, in order, the name of the first tensor it writes."""
-    return tuple(op.name for op in _operators(model))
+    return tuple(op.name for op in operators(model))
 
 
 def check(model: bytes) -> None:
@@ -125,48 +130,7 @@ def check(model: bytes) -> None:
         raise RuntimeError(f"the quantized model has inputs of type {inputs} and outputs of type {outputs}")
 
 
-_WEIGHTED = (*_CONVOLUTIONS, schema.BuiltinOperator.FULLY_CONNECTED)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Operator:
-    """name: of the first tensor it writes; float_tensors: all float ones it reads or writes, but for constants."""
-
-    code: int
-    name: str
-    float_tensors: tuple[str, ...]
-
-
-def _operators(model: bytes) -> tuple[_Operator, ...]:
-    """The operators of the main graph, in order."""
-    parsed = schema.ModelT.InitFromPackedBuf(model, 0)
-    graph = parsed.subgraphs[0]
-
-    def name(index: int) -> str:
-        return str(graph.tensors[index].name.decode())
-
-    def computed(index: int) -> bool:
-        tensor = graph.tensors[index]
-        return index >= 0 and tensor.type == _FLOAT and parsed.buffers[tensor.buffer].data is None
-
-    def operator(op: Any) -> _Operator:
-        code = parsed.operatorCodes[op.opcodeIndex]
-        return _Operator(
-            max(code.builtinCode, code.deprecatedBuiltinCode),
-            name(op.outputs[0]),
-            tuple(name(i) for i in (*op.inputs, *op.outputs) if computed(i)),
-        )
-
-    return tuple(operator(op) for op in graph.operators)
-
-
-def _before_first_convolution(operators: tuple[_Operator, ...]) -> tuple[str, ...]:
-    """The operators that normalize the image: what they write. One int8 scale of a pixel's 0-255 and the three
-    channels' means and deviations would add an error that nothing asks for."""
-    return tuple(op.name for op in itertools.takewhile(lambda op: op.code not in _CONVOLUTIONS, operators))
-
-
-def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:
+def _recipe(scheme: Scheme) -> Any:
     """litert-quantizer's recipe: the last rule that matches an operator counts."""
     library = _library()
     every = library.qtyping.TFLOperationName.ALL_SUPPORTED
@@ -187,8 +151,6 @@ def _recipe(scheme: Scheme, float_names: tuple[str, ...]) -> Any:
         rules.add_weight_only_config(parts, depthwise, 16, algorithm_key=names.FLOAT_CASTING)
     else:
         rules.add_static_config(parts, every, scheme.activation_bits, 8, algorithm_key=algorithm)
-        for name in float_names:
-            rules.add_quantization_config(f"^{re.escape(name)};", every, algorithm_key=names.NO_QUANTIZE)
     if scheme.float_parts:
         rules.add_quantization_config(scope_pattern(scheme.float_parts), every, algorithm_key=names.NO_QUANTIZE)
     return rules.get_quantization_recipe()
@@ -198,9 +160,13 @@ def _apply(model: bytes, recipe: Any, calibration: Calibration | None) -> bytes:
     quantizer = _library().quantizer.Quantizer(bytearray(model), recipe)
     statistics = None
     if calibration is not None:
+        # Of as many dimensions as the tensor has: constants are rounded by them, too.
+        (graph,) = read(model).subgraphs
+        ones = {tensor.name.decode(): [1] * len(tensor.shape) for tensor in graph.tensors}
         statistics = {
-            name: {"min": np.array([low], np.float32), "max": np.array([high], np.float32)}
+            name: {"min": np.full(ones[name], low, np.float32), "max": np.full(ones[name], high, np.float32)}
             for name, (low, high) in calibration.ranges.items()
+            if name in ones
         }
     # It draws a progress bar of its transformations that nothing switches off.
     with contextlib.redirect_stderr(io.StringIO()):

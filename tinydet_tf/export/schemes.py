@@ -1,7 +1,7 @@
 """The schemes of quantization: what each makes of weights and activations, in which parts, from which ranges.
 
 Boxes, scores and coordinates (the scopes proposals, roi and final) are float in every scheme: one scale for all of them
-costs most of the AP. So is the input's normalization, which stands before the first convolution.
+costs most of the AP. The picture's bytes become integers as they are.
 """
 
 from __future__ import annotations

@@ -33,6 +33,12 @@ class Convolution:
         shift = self.shift if self.shift is None or not depthwise else np.pad(self.shift, [0, more])
         return Convolution(np.pad(self.kernel, [(0, 0), (0, 0), (0, more), (0, 0)]), shift)
 
+    def of_inputs_above(self, mean: FloatArray) -> Convolution:
+        """For inputs from which `mean` [I] is still to be subtracted: that lies in the shift then. Of a dense conv."""
+        moved = np.einsum("hwio,i->o", self.kernel.astype(np.float64), mean)
+        shift = np.float64(0.0) if self.shift is None else self.shift
+        return Convolution(self.kernel, (shift - moved).astype(np.float32))
+
     def with_outputs(self, channels: int) -> Convolution:
         """With further outputs that are zeros, `channels` in all."""
         return self.with_group_outputs(1, channels)

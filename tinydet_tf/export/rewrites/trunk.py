@@ -69,12 +69,12 @@ class Trunk:
 
     def backbone(self, image: tf.Tensor) -> list[Scaled]:
         dialect = self.dialect
-        x, pixel_scale = self.normalized(image)
+        x, mean, pixel_scale = self.pixels(image)
         with scope(f"{TRUNK}/stem"):
-            stem = self.trained.convolution("stem", "stem_bn", pixel_scale)
+            stem = self.trained.convolution("stem", "stem_bn", pixel_scale).of_inputs_above(mean)
             if self.config.align_stem:
                 x = tf.nn.avg_pool2d(x, 2, 1, "VALID")
-            y = self.convolve(Scaled(x), stem, stride=2, tile=self.tile)
+            y = self.convolve(Scaled(x), stem, stride=2, tile=self.tile, border=mean)
             x = self.activate(y, dialect.stem_hard_swish)
         taps, channels = [], self.spec.stem
         for index, block in enumerate(self.spec.blocks, 1):
@@ -85,15 +85,21 @@ class Trunk:
                 taps.append(x)
         return taps
 
-    def normalized(self, image: tf.Tensor) -> tuple[tf.Tensor, FloatArray]:
-        """What the stem sees, up to a factor a channel: [1, S, S, 3] and [3]."""
+    def pixels(self, image: tf.Tensor) -> tuple[tf.Tensor, FloatArray, FloatArray]:
+        """What the stem sees [1, S, S, 3], what is still to be subtracted from it, and to be multiplied by: [3] each.
+
+        Integers see the pixels as they are, which are whole numbers of 0 to 255; the mean is in the stem's shift, and
+        around the picture. In float that would be a small difference of large numbers.
+        """
         both = self.dialect.pixel_mean_and_std or (PIXEL_MEAN, PIXEL_STD)
         mean, std = (np.broadcast_to(np.asarray(values, np.float32), [3]) for values in both)
         with scope(IMAGE):
             # Rows of pixels instead of pixels of 3 channels: the runtime subtracts in runs of the last dimension.
             size = image.shape[1]
-            rows = tf.cast(tf.reshape(image, [size, 3 * size]), tf.float32) - np.tile(mean, size)
-            return tf.reshape(rows, image.shape), 1.0 / std
+            rows = tf.cast(tf.reshape(image, [size, 3 * size]), tf.float32)
+            if not self.integer:
+                rows, mean = rows - np.tile(mean, size), np.zeros_like(mean)
+            return tf.reshape(rows, image.shape), mean, 1.0 / std
 
     def block(self, x: Scaled, spec: BlockSpec, name: str, *, expand: bool, residual: bool) -> Scaled:
         """One inverted residual (tinydet_tf.layers.blocks.inverted_residual); channels of zeros stay zeros."""
@@ -203,12 +209,13 @@ class Trunk:
         stride: int = 1,
         out_factor: float = 1.0,
         tile: int = 1,
+        border: FloatArray | None = None,
     ) -> tf.Tensor:
         """A dense conv; what it gives stands for itself times `out_factor`, and ends with channels of zeros, up to a
-        multiple of `tile`. Its inputs may have such channels, too."""
+        multiple of `tile`. Its inputs may have such channels, too. Around them lies `border`, see `padded`."""
         weights = weights.with_inputs(x.value.shape[-1]).with_outputs(-(-weights.kernel.shape[-1] // tile) * tile)
         kernel = (weights.kernel * (x.factor / out_factor)).astype(np.float32)
-        value, padding = self.padded(x.value, kernel.shape[0], stride)
+        value, padding = self.padded(x.value, kernel.shape[0], stride, border)
         y = tf.nn.conv2d(value, kernel, stride, padding)
         return y if weights.shift is None else y + weights.shift / np.float32(out_factor)
 
@@ -241,19 +248,35 @@ class Trunk:
         quarter = np.full([2, 2, x.shape[-1], 1], 0.25, np.float32)  # there is no fast AVERAGE_POOL_2D
         return tf.nn.depthwise_conv2d(x, quarter, [1, 1, 1, 1], "VALID")
 
-    def padded(self, x: tf.Tensor, kernel: int, stride: int) -> tuple[tf.Tensor, str]:
-        """As tinydet_tf.layers.blocks pads."""
-        if stride == 1 or (x.shape[1] % 2 and x.shape[2] % 2):
+    def padded(self, x: tf.Tensor, kernel: int, stride: int, border: FloatArray | None = None) -> tuple[tf.Tensor, str]:
+        """As tinydet_tf.layers.blocks pads: with zeros, or with `border` [C] of few channels."""
+        if border is None and (stride == 1 or (x.shape[1] % 2 and x.shape[2] % 2)):
             return x, "SAME"
         after = kernel // 2
         before = [after if self.dialect.pads_before or side % 2 else after - 1 for side in x.shape[1:3]]
-        _, height, width, channels = x.shape
-        if channels > 4:
+        if border is None:
             return tf.pad(x, [[0, 0], [before[0], after], [before[1], after], [0, 0]]), "VALID"
-        # Around pixels of 3 channels XNNPACK would copy 3 numbers at a time.
-        rows = tf.reshape(x, [height, width * channels])
-        rows = tf.pad(rows, [[before[0], after], [before[1] * channels, after * channels]])
-        return tf.reshape(rows, [1, height + before[0] + after, width + before[1] + after, channels]), "VALID"
+        return with_border(x, before, after, border), "VALID"
+
+
+def with_border(x: tf.Tensor, before: Sequence[int], after: int, border: FloatArray) -> tf.Tensor:
+    """A map [1, H, W, C] of few channels with further rows and columns that hold `border` [C].
+
+    Args:
+      before: how many rows above and how many columns on the left.
+      after: how many of each on the other sides.
+    """
+    _, height, width, channels = x.shape
+    # As rows of pixels: around pixels of 3 channels XNNPACK would copy 3 numbers at a time.
+    rows = tf.reshape(x, [height, width * channels])
+    (above, left), wide = before, width + before[1] + after
+    if border.any():
+        beside = [np.tile(border, [height, count]) for count in (left, after)]
+        rows = tf.concat([beside[0], rows, beside[1]], 1)
+        rows = tf.concat([np.tile(border, [above, wide]), rows, np.tile(border, [after, wide])], 0)
+    else:
+        rows = tf.pad(rows, [[above, after], [left * channels, after * channels]])
+    return tf.reshape(rows, [1, height + above + after, wide, channels])
 
 
 def first_of_groups(x: tf.Tensor, groups: int, channels: int) -> tf.Tensor:

@@ -1,0 +1,30 @@
+"""One range for all tensors between which numbers are only moved: so that nothing is rounded again on the way.
+
+A quantized tensor that is put together of others with ranges of their own has each of them rescaled first: an operator
+more, a lookup for every number, and a rounding that nothing asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tinydet_tf.export.calibration import Range
+from tinydet_tf.export.operators import Operator
+
+
+def shared(found: dict[str, Range], operators: Iterable[Operator]) -> dict[str, Range]:
+    """The ranges, each widened to what the tensors hold that its own exchanges numbers with.
+
+    Args:
+      found: the range of each tensor, by name.
+      operators: between whose tensors ranges are shared; of other kinds of operators nothing is.
+    """
+    groups: dict[str, set[str]] = {name: {name} for name in found}
+    for operator in operators:
+        if operator.moves_numbers:
+            group = set().union(*(groups[name] for name in operator.float_tensors))
+            groups.update(dict.fromkeys(group, group))
+    return {
+        name: (min(found[other][0] for other in group), max(found[other][1] for other in group))
+        for name, group in groups.items()
+    }
