@@ -29,8 +29,9 @@ from tinydet_tf.layers.grouped_conv import GroupedConv2D, grouped_pointwise, has
 
 BITS = 8
 
-#: Layers whose outputs contain only values of their input, and zero, which every range contains. They need no range.
-_PASSING = (keras.layers.ZeroPadding2D, keras.layers.UpSampling2D)
+#: Layers whose outputs contain only values of their input, and zero, which every range contains, or (of the pixels) are
+#: computed in the weights behind them. They need no range.
+_PASSING = (keras.layers.ZeroPadding2D, keras.layers.UpSampling2D, keras.layers.Rescaling)
 _WEIGHTED = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, GroupedConv2D, keras.layers.Dense)
 
 

@@ -17,7 +17,7 @@ from tinydet_tf.model.backbone import normalize
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.qat.fake_quantization import FakeQuantized, Ranges
 
-_INPUT, _POOLED = "normalized_images", "pooled"
+_POOLED = "pooled"
 
 #: The number of training images whose activations give the ranges to start from.
 OBSERVED = 64
@@ -45,7 +45,6 @@ class QuantizedDetector(TinyDet):
         # The RPN is one for all levels; in the .tflite each level has tensors of its own.
         self._levels = [f"rpn{level}/" for level in range(len(self.config.strides))]
         names = [
-            _INPUT,
             *self._pyramid.names(),
             *(level + name for level in self._levels for name in self._rpn.names()),
             _POOLED,
@@ -57,8 +56,9 @@ class QuantizedDetector(TinyDet):
     @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking takes seconds
     def features(self, images: tf.Tensor, training: bool = False) -> list[tf.Tensor]:
         """As the plain one's. Here and in `rpn` and `rcnn`, `training` has the ranges follow the batch."""
-        images = self._quantize(_INPUT, normalize(images), training=training)
-        return self._pyramid(images, self.ranges, training=training)
+        if self.ranges is not None:
+            images = tf.round(images)  # whole numbers of 0 to 255 are exact in int8
+        return self._pyramid(normalize(images), self.ranges, training=training)
 
     @tf.autograph.experimental.do_not_convert
     def rpn(self, features: Sequence[tf.Tensor], training: bool = False) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
