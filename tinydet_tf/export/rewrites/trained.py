@@ -39,6 +39,12 @@ class Convolution:
         shift = np.float64(0.0) if self.shift is None else self.shift
         return Convolution(self.kernel, (shift - moved).astype(np.float32))
 
+    def of_pairs(self) -> Convolution:
+        """For a map whose pixels are taken by two, [H, W / 2, 2 I]: [K, (K + 1) / 2, 2 I, O]. Of a dense conv."""
+        rows, columns, inputs, outputs = self.kernel.shape
+        kernel = np.pad(self.kernel, [(0, 0), (0, columns % 2), (0, 0), (0, 0)])
+        return Convolution(kernel.reshape(rows, -1, 2 * inputs, outputs), self.shift)
+
     def with_outputs(self, channels: int) -> Convolution:
         """With further outputs that are zeros, `channels` in all."""
         return self.with_group_outputs(1, channels)

@@ -74,7 +74,7 @@ class Trunk:
             stem = self.trained.convolution("stem", "stem_bn", pixel_scale).of_inputs_above(mean)
             if self.config.align_stem:
                 x = tf.nn.avg_pool2d(x, 2, 1, "VALID")
-            y = self.convolve(Scaled(x), stem, stride=2, tile=self.tile, border=mean)
+            y = self.stem(x, stem, mean)
             x = self.activate(y, dialect.stem_hard_swish)
         taps, channels = [], self.spec.stem
         for index, block in enumerate(self.spec.blocks, 1):
@@ -100,6 +100,20 @@ class Trunk:
             if not self.integer:
                 rows, mean = rows - np.tile(mean, size), np.zeros_like(mean)
             return tf.reshape(rows, image.shape), mean, 1.0 / std
+
+    def stem(self, x: tf.Tensor, weights: Convolution, border: FloatArray) -> tf.Tensor:
+        """The first conv, of stride 2, with `border` [3] around the picture [1, S, S, 3]."""
+        weights = weights.with_outputs(-(-weights.kernel.shape[-1] // self.tile) * self.tile)
+        after = weights.kernel.shape[0] // 2
+        before = self.before(x.shape[1], after)
+        if not self.integer:
+            x = with_border(x, (before, after), (before, after), border)
+            return tf.nn.conv2d(x, weights.kernel, 2, "VALID") + weights.shift
+        # Integers are multiplied by fours or eights: a pair of pixels at a time, 6 numbers, leaves fewer of them empty.
+        odd = (before + x.shape[2] + after) % 2
+        x = with_border(x, (before, after), (before, after + odd), border)
+        pairs = tf.reshape(x, [1, x.shape[1], x.shape[2] // 2, 6])
+        return tf.nn.conv2d(pairs, weights.of_pairs().kernel, [1, 2, 1, 1], "VALID") + weights.shift
 
     def block(self, x: Scaled, spec: BlockSpec, name: str, *, expand: bool, residual: bool) -> Scaled:
         """One inverted residual (tinydet_tf.layers.blocks.inverted_residual); channels of zeros stay zeros."""
@@ -209,13 +223,12 @@ class Trunk:
         stride: int = 1,
         out_factor: float = 1.0,
         tile: int = 1,
-        border: FloatArray | None = None,
     ) -> tf.Tensor:
         """A dense conv; what it gives stands for itself times `out_factor`, and ends with channels of zeros, up to a
-        multiple of `tile`. Its inputs may have such channels, too. Around them lies `border`, see `padded`."""
+        multiple of `tile`. Its inputs may have such channels, too."""
         weights = weights.with_inputs(x.value.shape[-1]).with_outputs(-(-weights.kernel.shape[-1] // tile) * tile)
         kernel = (weights.kernel * (x.factor / out_factor)).astype(np.float32)
-        value, padding = self.padded(x.value, kernel.shape[0], stride, border)
+        value, padding = self.padded(x.value, kernel.shape[0], stride)
         y = tf.nn.conv2d(value, kernel, stride, padding)
         return y if weights.shift is None else y + weights.shift / np.float32(out_factor)
 
@@ -248,35 +261,32 @@ class Trunk:
         quarter = np.full([2, 2, x.shape[-1], 1], 0.25, np.float32)  # there is no fast AVERAGE_POOL_2D
         return tf.nn.depthwise_conv2d(x, quarter, [1, 1, 1, 1], "VALID")
 
-    def padded(self, x: tf.Tensor, kernel: int, stride: int, border: FloatArray | None = None) -> tuple[tf.Tensor, str]:
-        """As tinydet_tf.layers.blocks pads: with zeros, or with `border` [C] of few channels."""
-        if border is None and (stride == 1 or (x.shape[1] % 2 and x.shape[2] % 2)):
+    def padded(self, x: tf.Tensor, kernel: int, stride: int) -> tuple[tf.Tensor, str]:
+        """As tinydet_tf.layers.blocks pads."""
+        if stride == 1 or (x.shape[1] % 2 and x.shape[2] % 2):
             return x, "SAME"
         after = kernel // 2
-        before = [after if self.dialect.pads_before or side % 2 else after - 1 for side in x.shape[1:3]]
-        if border is None:
-            return tf.pad(x, [[0, 0], [before[0], after], [before[1], after], [0, 0]]), "VALID"
-        return with_border(x, before, after, border), "VALID"
+        rows, columns = ([self.before(side, after), after] for side in x.shape[1:3])
+        return tf.pad(x, [[0, 0], rows, columns, [0, 0]]), "VALID"
+
+    def before(self, side: int, after: int) -> int:
+        """How many zeros stand in front of `side` numbers where `after` stand behind them: stride 2, see `padded`."""
+        return after if self.dialect.pads_before or side % 2 else after - 1
 
 
-def with_border(x: tf.Tensor, before: Sequence[int], after: int, border: FloatArray) -> tf.Tensor:
-    """A map [1, H, W, C] of few channels with further rows and columns that hold `border` [C].
-
-    Args:
-      before: how many rows above and how many columns on the left.
-      after: how many of each on the other sides.
-    """
+def with_border(x: tf.Tensor, rows: tuple[int, int], columns: tuple[int, int], border: FloatArray) -> tf.Tensor:
+    """A map [1, H, W, C] of few channels with further rows and columns, in front and behind, that hold `border` [C]."""
     _, height, width, channels = x.shape
+    wide = width + sum(columns)
     # As rows of pixels: around pixels of 3 channels XNNPACK would copy 3 numbers at a time.
-    rows = tf.reshape(x, [height, width * channels])
-    (above, left), wide = before, width + before[1] + after
+    x = tf.reshape(x, [height, width * channels])
     if border.any():
-        beside = [np.tile(border, [height, count]) for count in (left, after)]
-        rows = tf.concat([beside[0], rows, beside[1]], 1)
-        rows = tf.concat([np.tile(border, [above, wide]), rows, np.tile(border, [after, wide])], 0)
+        left, right = (np.tile(border, [height, count]) for count in columns)
+        above, below = (np.tile(border, [count, wide]) for count in rows)
+        x = tf.concat([above, tf.concat([left, x, right], 1), below], 0)
     else:
-        rows = tf.pad(rows, [[above, after], [left * channels, after * channels]])
-    return tf.reshape(rows, [1, height + above + after, wide, channels])
+        x = tf.pad(x, [rows, [channels * count for count in columns]])
+    return tf.reshape(x, [1, height + sum(rows), wide, channels])
 
 
 def first_of_groups(x: tf.Tensor, groups: int, channels: int) -> tf.Tensor:
