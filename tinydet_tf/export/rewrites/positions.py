@@ -31,6 +31,9 @@ Corners = tuple[Axes, Axes, Axes, Axes | None]
 _SAMPLES = 2 * BINS
 #: The order of the samples of an axis in 14 columns: the first of each of the 7 bins, then the second of each.
 _ORDER = np.arange(_SAMPLES).reshape(BINS, 2).T.reshape(-1)
+#: XNNPACK computes eight columns of a float product at a time, but takes a slower kernel where filling up by itself
+#: would waste more than a hundredth.
+_TILE = 8
 #: Of 28 columns, samples along y and then along x: 1 along y.
 _ALONG_Y = np.repeat([1, 0], _SAMPLES)
 
@@ -231,12 +234,13 @@ def _bins_along(rows: Rows) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64
 def _spread(numbers: tf.Tensor, rows: Rows, width: int) -> Axes:
     """float32 [R, 28] -> of each axis and sample [R, slots * width]: each slot takes its bin's number. Products with
     matrices of 0 and 1: exact, for the numbers are."""
+    slots = width * len(rows.bin_of)
     axes = []
     for bins_along in _bins_along(rows):
-        matrix = np.zeros([BINS, len(rows.bin_of)], np.float32)
-        matrix[bins_along, np.arange(len(bins_along))] = 1
-        axes += [np.repeat(matrix, width, 1)] * 2
-    y0, y1, x0, x1 = (tf.matmul(n, m) for n, m in zip(tf.split(numbers, 4, 1), axes, strict=True))
+        matrix = np.zeros([BINS, -(-slots // _TILE) * _TILE], np.float32)
+        matrix[np.repeat(bins_along, width), np.arange(slots)] = 1
+        axes += [matrix] * 2
+    y0, y1, x0, x1 = (tf.matmul(n, m)[:, :slots] for n, m in zip(tf.split(numbers, 4, 1), axes, strict=True))
     return [y0, y1], [x0, x1]
 
 
