@@ -11,6 +11,7 @@ R rois, 7 x 7 bins of 2 x 2 samples. Two classes do the same:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -24,9 +25,27 @@ from tinydet_tf.layers.psroi_align import BINS, MIN_SIDE
 
 #: What belongs to the samples along each axis: of y and of x, of the first and of the second of a bin's two samples.
 Axes = tuple[list[tf.Tensor], list[tf.Tensor]]
-#: Upper and lower neighbour's parts of the row number [R, slots]; the lower one's share [R, slots(, width)]; 0 where a
-#: sample lies outside of the map, in the same shape, or None where none can.
-Corners = tuple[Axes, Axes, Axes, Axes | None]
+
+
+@dataclass(frozen=True)
+class Corners:
+    """Which four rows of the table each sample reads, and what share each has.
+
+    Attributes:
+      first: parts [R, slots] of the number of the row above and on the left: one along y and one along x add up to it.
+      below: int32 [R, slots], how many rows further the lower neighbour is.
+      beside: how many rows further the right neighbour is.
+      shares: of the lower and of the right neighbour, [R, slots(, width)]. 0 at the end of a map, where what follows it
+        in the table is read instead of a neighbour.
+      inside: 0 where a sample lies outside of the map, in the same shape; None where none can.
+    """
+
+    first: Axes
+    below: tf.Tensor
+    beside: int
+    shares: Axes
+    inside: Axes | None
+
 
 _SAMPLES = 2 * BINS
 #: The order of the samples of an axis in 14 columns: the first of each of the 7 bins, then the second of each.
@@ -104,25 +123,24 @@ class FloatPositions:
 
         fractions = np.tile((_ORDER + 0.5) / _SAMPLES, 2).astype(np.float32)
         at = tf.matmul(rois, near) * scale + tf.maximum(tf.matmul(rois, span) * scale, MIN_SIDE) * fractions
-        last = size - 1.0
-        clipped = tf.minimum(tf.maximum(at, 0.0), last)  # [R, 28]
+        clipped = tf.minimum(tf.maximum(at, 0.0), size - 1.0)  # [R, 28]
         lower = tf.floor(clipped)
-        upper = tf.minimum(lower + 1.0, last)
 
         # Row numbers: (first + y * size + x) * cell_step + row of the slot * row_step.
         along_y = _ALONG_Y.astype(np.float32)
         step = (size * along_y + (1.0 - along_y)) * float(cell_step)
         start = first * (along_y * cell_step)
-
-        def parts(numbers: tf.Tensor) -> Axes:
-            y, x = _spread(numbers, rows, 1)
-            return [part + (rows.row_of * row_step).astype(np.float32) for part in y], x
-
-        weights = _spread_wide(clipped - lower, rows)
+        y, x = _spread(lower * step + start, rows, 1)
         inside = None
         if not samples_stay_inside(config):
             inside = _spread_wide(tf.cast((at >= -1.0) & (at <= size), tf.float32), rows)
-        return parts(upper * step + start), parts(lower * step + start), weights, inside
+        return Corners(
+            first=([part + (rows.row_of * row_step).astype(np.float32) for part in y], x),
+            below=tf.cast(tf.matmul(size * float(cell_step), np.ones([1, len(rows.row_of)], np.float32)), tf.int32),
+            beside=cell_step,
+            shares=_spread_wide(clipped - lower, rows),
+            inside=inside,
+        )
 
 
 class WholePositions:
@@ -190,29 +208,28 @@ class WholePositions:
         odd = (2 * _ORDER + 1).astype(np.int32)
         both = [low[:, axis : axis + 1] * 28 + span[:, axis : axis + 1] * odd for axis in (1, 0)]  # y, then x
         at = tf.concat(both, 1) // (scale * BINS)
-        last = size - 1
-        clipped = tf.minimum(at, last * cell)  # [R, 28]
+        clipped = tf.minimum(at, (size - 1) * cell)  # [R, 28]
         lower = clipped // cell
-        upper = tf.minimum(lower + 1, last)
 
         along_y = _ALONG_Y.astype(np.int32)
         step = (size * along_y + (1 - along_y)) * cell_step
-        start = first * (along_y * cell_step)
-
-        def parts(numbers: tf.Tensor) -> Axes:
-            # Gathered and not multiplied by matrices, which would be float.
-            y, x = (
-                [tf.gather(numbers, (begin + BINS * sample + bins).astype(np.int32), axis=1) for sample in (0, 1)]
-                for begin, bins in zip((0, _SAMPLES), _bins_along(rows), strict=True)
-            )
-            return [part + (rows.row_of * row_step).astype(np.int32) for part in y], x
-
-        # Of 2**11 parts of a cell at most each is a float16.
-        weights = _spread_wide(tf.cast(clipped - lower * cell, tf.float32) * (1.0 / cell), rows)
+        numbers = lower * step + first * (along_y * cell_step)
+        # Gathered and not multiplied by matrices, which would be float.
+        y, x = (
+            [tf.gather(numbers, (begin + BINS * sample + bins).astype(np.int32), axis=1) for sample in (0, 1)]
+            for begin, bins in zip((0, _SAMPLES), _bins_along(rows), strict=True)
+        )
         inside = None
         if not samples_stay_inside(config):
             inside = _spread_wide(tf.cast(at <= size * cell, tf.float32), rows)
-        return parts(upper * step + start), parts(lower * step + start), weights, inside
+        return Corners(
+            first=([part + (rows.row_of * row_step).astype(np.int32) for part in y], x),
+            below=tf.gather(size * cell_step, np.zeros([len(rows.row_of)], np.int32), axis=1),
+            beside=cell_step,
+            # Of 2**11 parts of a cell at most each is a float16.
+            shares=_spread_wide(tf.cast(clipped - lower * cell, tf.float32) * (1.0 / cell), rows),
+            inside=inside,
+        )
 
 
 def _steps(config: ModelConfig, rows: Rows) -> tuple[int, int]:

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tinydet_tf.config import ModelConfig
 from tinydet_tf.export.rewrites.positions import Positions
-from tinydet_tf.export.rewrites.rows import CELLS, Rows, reads_fewer
+from tinydet_tf.export.rewrites.rows import CELLS, SPARE, Rows, reads_fewer
 from tinydet_tf.export.rewrites.trained import FloatArray
 from tinydet_tf.export.scopes import ROI, TABLE, scope
 
@@ -38,28 +39,30 @@ def pool(
     with scope(TABLE):
         channels, width = features[-1].shape[-1], features[-1].shape[2]  # which every level's cells are a multiple of
         # Joined as maps of one width: the converter would otherwise make copies of [cells, 1, channels].
-        joined = tf.concat([tf.reshape(f, [1, -1, width, channels]) for f in features], 1)
+        maps = [tf.reshape(f, [1, -1, width, channels]) for f in features]
+        joined = tf.concat([*maps, np.zeros([1, SPARE, width, channels], np.float32)], 1)
         if rows.transposed:
             joined = tf.transpose(tf.reshape(joined, [-1, CELLS]))
         table = tf.reshape(joined, [-1] if rows.width == 1 else [-1, rows.width])
     with scope(ROI):
-        upper, lower, weights, inside = positions.corners(rois, config, rows)
+        corners = positions.corners(rois, config, rows)
     samples = []
     for vertical in (0, 1):
         for horizontal in (0, 1):
-            corners = []
-            for y in (lower, upper):
-                for x in (lower, upper):
-                    with scope(ROI):
-                        index = tf.cast(y[0][vertical] + x[1][horizontal], tf.int32)  # [R, slots]
-                    with scope(TABLE if reads_fewer(config, rows) else ROI):
-                        corners.append(tf.gather(table, index))  # [R, slots(, width)]
             with scope(ROI):
-                top = corners[0] + weights[1][horizontal] * (corners[1] - corners[0])
-                bottom = corners[2] + weights[1][horizontal] * (corners[3] - corners[2])
-                sample = top + weights[0][vertical] * (bottom - top)
-                if inside is not None:
-                    sample *= inside[0][vertical] * inside[1][horizontal]
+                first = tf.cast(corners.first[0][vertical] + corners.first[1][horizontal], tf.int32)  # [R, slots]
+                below = first + corners.below
+            # Dequantized behind the gathers where these read fewer numbers.
+            with scope(TABLE if reads_fewer(config, rows) else ROI):
+                numbers = (first, first + corners.beside, below, below + corners.beside)
+                a, b, c, d = (tf.gather(table, number) for number in numbers)  # [R, slots(, width)]
+            with scope(ROI):
+                down, right = corners.shares[0][vertical], corners.shares[1][horizontal]
+                top = a + right * (b - a)
+                bottom = c + right * (d - c)
+                sample = top + down * (bottom - top)
+                if corners.inside is not None:
+                    sample *= corners.inside[0][vertical] * corners.inside[1][horizontal]
                 samples.append(sample)
     with scope(ROI):
         a, b, c, d = samples

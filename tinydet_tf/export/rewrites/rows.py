@@ -16,6 +16,8 @@ from tinydet_tf.layers.psroi_align import BINS, MIN_SIDE
 IntArray = npt.NDArray[np.int64]
 #: Bins of a RoI.
 CELLS = BINS**2
+#: Rows of cells behind the coarsest level's, of zeros: what is read, with no share, beside and below the last cell.
+SPARE = 2
 
 
 @dataclass(frozen=True)
@@ -96,5 +98,6 @@ def reads_fewer(config: ModelConfig, rows: Rows) -> bool:
 
 
 def table_size(config: ModelConfig) -> int:
-    """How many numbers the table has: every channel of every cell of the pooled levels."""
-    return config.channels * sum(size**2 for size in config.level_sizes[: config.roi_levels])
+    """How many numbers the table has: each channel of each cell of the pooled levels, and of `SPARE` rows of cells."""
+    sizes = config.level_sizes[: config.roi_levels]
+    return config.channels * (sum(size**2 for size in sizes) + SPARE * sizes[-1])
