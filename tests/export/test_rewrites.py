@@ -112,7 +112,7 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["conventional, one channel a bin", "edge", "mobilenetv2"])
+@pytest.mark.parametrize("name", ["conventional, one channel a bin", "mobilenetv2"])
 def test_other_configurations(name: str) -> None:
     variant, overrides = CONFIGURATIONS[name]
     check(lively_detector(variant, **{**SMALL, **overrides}), "float32")
