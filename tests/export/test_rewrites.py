@@ -112,10 +112,13 @@ CONFIGURATIONS: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["conventional, one channel a bin", "mobilenetv2"])
-def test_other_configurations(name: str) -> None:
+@pytest.mark.parametrize(
+    "name, arithmetic",
+    [("conventional, one channel a bin", "float32"), ("edge", "float32"), ("mobilenetv2", "integer")],
+)
+def test_other_configurations(name: str, arithmetic: Arithmetic) -> None:
     variant, overrides = CONFIGURATIONS[name]
-    check(lively_detector(variant, **{**SMALL, **overrides}), "float32")
+    check(lively_detector(variant, **{**SMALL, **overrides}), arithmetic)
 
 
 @pytest.mark.slow

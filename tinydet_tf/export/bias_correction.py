@@ -16,6 +16,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 from tqdm import tqdm
 
+from tinydet_tf.export.operators import builtin_code
 from tinydet_tf.export.packing import read, write
 
 #: How many pictures a mean is taken of.
@@ -64,9 +65,8 @@ def correct_biases(model: schema.ModelT, reference: bytes, images: np.ndarray, *
 
 def _is_corrected(model: schema.ModelT, op: schema.OperatorT) -> bool:
     (graph,) = model.subgraphs
-    code = model.operatorCodes[op.opcodeIndex]
     return (
-        max(code.builtinCode, code.deprecatedBuiltinCode) in _CORRECTED
+        builtin_code(model, op) in _CORRECTED
         and op.builtinOptions.fusedActivationFunction == _NO_ACTIVATION
         and len(op.inputs) > 2
         and op.inputs[2] >= 0

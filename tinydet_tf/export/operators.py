@@ -1,4 +1,4 @@
-"""The operators of a float .tflite's main graph, by the names of the tensors that they read and write."""
+"""The operators of a .tflite's main graph, by the names of the tensors that they read and write."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Operator:
 
 
 def operators(model: bytes) -> tuple[Operator, ...]:
-    """The operators, in order."""
+    """The operators of a float .tflite, in order."""
     parsed = schema.ModelT.InitFromPackedBuf(model, 0)
     graph = parsed.subgraphs[0]
 
@@ -57,7 +57,7 @@ def operators(model: bytes) -> tuple[Operator, ...]:
 
 
 def builtin_code(model: schema.ModelT, op: schema.OperatorT) -> int:
-    """A schema.BuiltinOperator."""
+    """What an operator of the model is, a schema.BuiltinOperator: older files have it in another field."""
     code = model.operatorCodes[op.opcodeIndex]
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 

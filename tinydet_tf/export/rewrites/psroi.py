@@ -4,7 +4,8 @@ R rois, L pooled levels, 7 x 7 = 49 bins of 2 x 2 samples, D output channels, 49
 
 - The feature maps of all levels are one table of rows (`rows`): the channels that one bin reads at one cell, or single
   channels. What one sample reads are `slots`, a row each.
-- Where a sample's four corners lie is computed for 7 bins a side, then spread over slots (`positions`).
+- Where a sample lies is computed for 7 bins a side, then spread over slots (`positions`). Of its four corners the upper
+  left one's row is computed; the others are so many rows further.
 - One gather a corner of a sample: 16 of them, each small enough to be interpolated in the cache, no slices in between.
 - Samples outside the map, which read zeros, hardly ever occur for RoIs clipped to the image (`samples_stay_inside`);
   where they can, what a sample reads is multiplied by 0 or 1.

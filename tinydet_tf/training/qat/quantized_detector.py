@@ -77,7 +77,7 @@ class QuantizedDetector(TinyDet):
         return logits, deltas
 
     def observe(self, batches: Iterable[tf.Tensor]) -> None:
-        """Sets the ranges to what images RGB 0-255 [B, S, S, 3] need, without rounding anything meanwhile."""
+        """Sets the ranges to what images RGB 0-255 [B, S, S, 3] need, without rounding anything but pixels."""
         if self.ranges is None:
             raise ValueError("this detector does not round; there are no ranges to set")
         self.ranges.clear()
