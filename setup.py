@@ -1,4 +1,4 @@
-"""Puts configs/ into the wheel, as tinydet_tf/configs; all else is in pyproject.toml."""
+"""Puts configs/ into the wheel, as tinydet_tf/configs, and the weights to start from; all else is in pyproject.toml."""
 
 from setuptools import find_namespace_packages, find_packages, setup
 
@@ -9,5 +9,5 @@ setup(
         *(f"tinydet_tf.configs.{folder}" for folder in find_namespace_packages("configs")),
     ],
     package_dir={"tinydet_tf.configs": "configs"},
-    package_data={"": ["*.yaml"]},
+    package_data={"": ["*.yaml", "*.weights.h5"]},
 )

@@ -20,7 +20,7 @@ LAYERS = [
     {"layers", "assign"},
     {"model"},
     {"weights", "data"},
-    {"keras_detector", "matching"},
+    {"keras_detector", "matching", "starts"},
     {"evaluation", "export", "checkpoints"},
     {"training"},
     {"analysis", "report", "api"},

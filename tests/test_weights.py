@@ -24,7 +24,8 @@ from tinydet_tf.config import Config, model_config
 from tinydet_tf.matching import OperatingPoint
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.run.callbacks import CocoValidation
-from tinydet_tf.training.run.train import RunTrainer, report_start
+from tinydet_tf.training.run.start import report_start
+from tinydet_tf.training.run.train import RunTrainer
 from tinydet_tf.weights import (
     initialize,
     keep_threshold,

@@ -196,13 +196,15 @@ class DataConfig:
             raise UserError(f"data.augmentation is {self.augmentation!r}; choose {choices}")
 
 
+#: What a run without --init starts from.
+STARTS = (DIGITS, "random")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The recipe. The defaults are for one machine and a data set of hundreds to thousands of images, from random
-    weights; the paper's numbers (section 4.1) stand in configs/tinydet_{s,m,l}.yaml.
+    """The recipe. The defaults are for one machine and a data set of hundreds to thousands of images; the paper's
+    numbers (section 4.1) stand in configs/tinydet_{s,m,l}.yaml.
     """
 
     epochs: int = 100  # passes over the training images
@@ -220,6 +222,9 @@ class TrainConfig:
     #: are float32.
     precision: str = "float32"
     seed: int = 0  # of all that is random
+    #: what a run without --init starts from: "digits", weights that come along for the networks of S, M and L and have
+    #: seen the embedded digits (docs/starts.md), or "random"; without such weights it is random
+    start: str = DIGITS
     validate_every: int = 1  # epochs from validation to validation
     early_stopping_patience: int | None = None  # validations without a better AP
     freeze_backbone: int = 0  # epochs at the start that train everything else alone
@@ -272,6 +277,8 @@ class TrainConfig:
             raise UserError("train.ema is 1, with which the average never moves; give less than 1, for example 0.999")
         if self.rcnn_sampling not in ("ohem", "random"):
             raise UserError(f"train.rcnn_sampling is {self.rcnn_sampling!r}; choose 'ohem' (the paper's) or 'random'")
+        if self.start not in STARTS:
+            raise UserError(f"train.start is {self.start!r}; choose {' or '.join(map(repr, STARTS))}, or give --init")
         if self.precision not in PRECISIONS:
             raise UserError(f"train.precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         if self.qat and self.precision != "float32":

@@ -23,7 +23,7 @@ import yaml
 from tinydet_lite.errors import UserError, shortened
 from tinydet_lite.files import atomic_path
 from tinydet_tf.commands import command_text
-from tinydet_tf.config import VARIANTS, Config, ModelConfig, config_from_dict, model_config, save_config
+from tinydet_tf.config import VARIANTS, Config, DataConfig, ModelConfig, config_from_dict, model_config, save_config
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.run_files import SUFFIX
 
@@ -70,6 +70,38 @@ def _save(model: Any, config: Config, path: Path, part: str | None = None, thres
                 file.attrs[_THRESHOLD] = threshold
             # HDF5 checks nothing of what it stores: damage would otherwise load as wrong weights.
             file.attrs[_DIGEST] = _digest(file)
+
+
+def save_compact(source: str | Path, path: Path) -> None:
+    """Copies a detector's weights in half of the bytes, to start other trainings from: kernels in float16, the numbers
+    of a channel, which may be too large for that and weigh nothing, as they are. Where its data lay stays behind.
+
+    Args:
+      source: RUN or WEIGHTS.
+      path: written whole or not at all.
+
+    Raises:
+      UserError: no such weights, damaged, without a configuration, or the folder cannot be written.
+    """
+    original = weights_file(source)
+    config = read_config(original)
+    if config is None:
+        raise UserError(f"{original} does not say which detector it is; give a run that {command_text('train')} wrote")
+    with atomic_path(path) as temporary, h5py.File(original, "r") as old, h5py.File(temporary, "w") as new:
+
+        def copy(name: str, item: Any) -> None:
+            if not isinstance(item, h5py.Dataset):
+                new.require_group(name).attrs.update(item.attrs)
+            elif item.ndim > 1:
+                # Not np.asarray(item, np.float16): HDF5 would convert, and gives 0.125 for 0.24995.
+                values = np.asarray(item).astype(np.float16)
+                new.create_dataset(name, data=values, compression="gzip", shuffle=True)
+            else:
+                new.create_dataset(name, data=np.asarray(item))
+
+        old.visititems(copy)
+        new.attrs[_ATTRIBUTE] = save_config(dataclasses.replace(config, data=DataConfig()))
+        new.attrs[_DIGEST] = _digest(new)
 
 
 def _digest(file: Any) -> str:

@@ -21,7 +21,6 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import Config, DataConfig, TrainConfig
 from tinydet_tf.data.coco import CocoDataset
-from tinydet_tf.data.locating import some
 from tinydet_tf.data.pipeline import build_pipeline, line_of_user_error
 from tinydet_tf.data.splits import absolute, load_split, named, preparation
 from tinydet_tf.evaluation import match_classes
@@ -29,7 +28,7 @@ from tinydet_tf.keras_detector import keras_detector
 from tinydet_tf.layers.blocks import BatchNorm
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.training.qat.quantized_detector import OBSERVED, QuantizedDetector
-from tinydet_tf.training.qat.start import check_qat, check_qat_weights
+from tinydet_tf.training.qat.start import check_qat
 from tinydet_tf.training.run.board import CANDIDATES_OF, IMAGES, OHEM, STEPS, CandidateLosses, Pictures, StepScalars
 from tinydet_tf.training.run.callbacks import (
     DIVERGED,
@@ -63,8 +62,9 @@ from tinydet_tf.training.run.folder import (
 )
 from tinydet_tf.training.run.precision import check_precision
 from tinydet_tf.training.run.schedule import WarmupCosine
+from tinydet_tf.training.run.start import begin, weights_to_start_from
 from tinydet_tf.training.step.trainer import Batch, Trainer
-from tinydet_tf.weights import BEST, LAST, Initialized, initialize, placeholder_names, save_weights
+from tinydet_tf.weights import BEST, LAST, save_weights
 
 if TYPE_CHECKING:
     from tinydet_tf.export.kept_ranges import Int8Form
@@ -215,7 +215,7 @@ class TrainingRun:
 
     def _warn_of_freezing(self) -> None:
         freeze, epochs = self.recipe.freeze_backbone, self.recipe.epochs
-        if freeze and self.init is None and not self.resume:
+        if freeze and not self.resume and weights_to_start_from(self.config, self.init) is None:
             _LOG.warning("train.freeze_backbone without --init trains on a backbone that has learnt nothing")
         if freeze >= epochs:
             _LOG.warning("train.freeze_backbone is %d of %d epochs: it stays frozen", freeze, epochs)
@@ -238,11 +238,8 @@ class TrainingRun:
         with self.strategy.scope():
             batch_norm = BatchNorm(synchronized=self.replicas > 1)
             detector = TinyDet(config.model, len(config.class_names), batch_norm=batch_norm, precision=recipe.precision)
-        if self.init is not None and not self.resume:
-            started = initialize(detector, self.init, variant=config.variant)
-            if recipe.qat:
-                check_qat_weights(config, started, self.init)
-            report_start(started, self.init, config.class_names)
+        if not self.resume:
+            begin(detector, config, self.init)
         copy = PlainCopy(detector, self.strategy, averaged=recipe.ema is not None)
         if not recipe.qat:
             return Networks(detector, copy, trained=detector, shown=copy.detector)
@@ -377,33 +374,6 @@ def add_in_order() -> None:
     """
     if not tf.config.list_physical_devices("GPU"):
         tf.config.experimental.enable_op_determinism()
-
-
-def report_start(result: Initialized, init: Path, class_names: tuple[str, ...]) -> None:
-    """Logs which layers a run does not start from its --init, and what it was trained with that is otherwise here."""
-    count = len(result.taken) + len(result.left)
-    different = [f"model.{name} {_plain(theirs)} (here {_plain(ours)})"
-                 for name, (theirs, ours) in result.different.items()]  # fmt: skip
-    named = result.class_names not in ((), placeholder_names(len(result.class_names)))
-    if "rcnn_score" in result.taken and named and result.class_names != class_names:
-        theirs, ours = (some(names) for names in (result.class_names, class_names))
-        different.append(f"classes {theirs} (here {ours})")
-    if different:
-        _LOG.warning(
-            "%d of %d layers start from %s, which was trained with other settings: %s; under these its weights mean "
-            "something else, which training has to mend",
-            len(result.taken), count, init, ", ".join(different),
-        )  # fmt: skip
-    else:
-        _LOG.info("%d of %d layers start from %s", len(result.taken), count, init)
-    if result.left:
-        shown = ", ".join(result.left[:8]) + (f" and {len(result.left) - 8} more" if len(result.left) > 8 else "")
-        _LOG.info("not in it, or of another shape, and therefore fresh: %s", shown)
-
-
-def _plain(value: Any) -> str:
-    """A value as YAML has it."""
-    return str(list(value) if isinstance(value, tuple) else value).lower()
 
 
 #: TensorFlow's words for the operating system's errors ENOSPC, EDQUOT and EFBIG.
