@@ -57,7 +57,7 @@ LEFT_OUT = {
     "python -m pytest": "tests, which CI runs",
     ".venv/bin/python -m pytest": "tests, which CI runs",
     "make torch && .venv/bin/python -m pytest": "tests, which CI runs",
-    "make shipped-model": "trains for twenty minutes",
+    "make shipped-model": "trains for forty minutes",
     "python benchmarks/peers/": "others' networks, in environments of gigabytes, on data that nobody may ship",
     "tensorboard": "a server, which runs until it is stopped",
     "sudo ": "a Raspberry Pi's packages",

@@ -37,16 +37,15 @@ def scenes(tmp_path_factory):
 
 
 def test_file_says_all_about_itself():
-    assert DIGITS.stat().st_size < 3_000_000  # 2,986,573 measured
+    assert DIGITS.stat().st_size < 3_000_000  # 2,987,205 measured
     file = read_model(DIGITS)
     info = file.info
     assert (info.variant, info.quantization, info.postprocess, info.input_size) == ("S", "int8", "host", 320)
     assert file.labels == tuple("0123456789")
     assert info.category_ids == tuple(range(1, 11))
-    # Its exporter, of version 0.1, did not name the data set.
-    assert all(value not in ("", 0) for value in dataclasses.astuple(dataclasses.replace(info, data_set="digits")))
+    assert all(value not in ("", 0) for value in dataclasses.astuple(info))
     # Which images its ranges were taken from, but not where they lay.
-    assert re.fullmatch(r"32 of 1600 images of instances\.json, [-\w ]+, seed 0, \w+", info.calibration)
+    assert re.fullmatch(r"128 of 6400 images of instances\.json, seed 0, \w+", info.calibration)
     for folder in (tempfile.gettempdir(), "/home/", "/Users/"):
         assert folder.encode() not in read_bytes(DIGITS)
 
@@ -117,8 +116,8 @@ def test_finds_digits_it_has_not_seen(scenes):
                 hits += 1
         found += len(detections)
         wanted += len(truths)
-    assert hits / wanted > 0.55  # 56 of 82 measured, 0.68
-    assert hits / found > 0.5  # 56 of 87 measured, 0.64
+    assert hits / wanted > 0.6  # 61 of 82 measured, 0.74
+    assert hits / found > 0.7  # 61 of 71 measured, 0.86
 
 
 def test_picture_as_the_only_word(scenes, tmp_path):
@@ -130,7 +129,8 @@ def test_picture_as_the_only_word(scenes, tmp_path):
         [*command, "some.jpg", "--threads", "1"], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"{WITHOUT_MODEL}\nsome.jpg: ")
+    first, *_, of_the_picture, _ = done.stdout.splitlines()
+    assert first == WITHOUT_MODEL and of_the_picture.startswith("some.jpg: ")
     assert sorted(os.listdir(tmp_path / "detections")) == ["detections.json", "some_detected.jpg"]
     report = json.loads((tmp_path / "detections" / "detections.json").read_text())
     assert report["model"] == DIGITS.name

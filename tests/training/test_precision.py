@@ -52,7 +52,7 @@ def some_batch() -> Batch:
     }
 
 
-MIXED = (pytest.param("mixed_bfloat16", marks=pytest.mark.slow), "mixed_float16")
+MIXED = ("mixed_bfloat16", "mixed_float16")
 #: The share by which one rounding changes a number, at most.
 ROUNDING = {"mixed_bfloat16": 2.0**-8, "mixed_float16": 2.0**-11}
 #: Roundings from the pixels to a score, at most: some 35 convolutions, with normalization and activation each.
@@ -65,6 +65,7 @@ def skip_where_missing(precision: str) -> None:
         pytest.skip(f"this processor does not train in {precision}: {reason}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", MIXED)
 def test_near_float32(precision: str) -> None:
     """The forward pass differs by its roundings, and training does what it does in float32.

@@ -94,6 +94,7 @@ def seconds_to_the_first_epoch(tmp_path_factory: pytest.TempPathFactory, new: di
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_any_folder_can_be_resumed(new: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorFlow takes a checkpoint's path for a pattern, Keras the braces of a file name for numbers."""
     monkeypatch.chdir(tmp_path)

@@ -1,7 +1,7 @@
 """Weights that come along: detectors that have learnt to find small things on the embedded digits, to start from.
 
 A training that is given no weights starts from these (`train.start`) where there are some of its architecture: a file a
-backbone, `{backbone}.weights.h5`. `make starts` trains and writes them; docs/starts.md says what they gain.
+backbone, `{backbone}.weights.h5`. `make shipped-model` trains and writes them; docs/starts.md says what they gain.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Takes a run's weights as those that come along: `python -m tinydet_tf.starts RUN` (the Makefile's `starts`)."""
+"""Takes a run's weights as those that come along: `python -m tinydet_tf.starts RUN` (`make shipped-model`)."""
 
 from __future__ import annotations
 
