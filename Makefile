@@ -39,12 +39,12 @@ shipped-model: $(INSTALLED)
 	$(BIN)/python scripts/evaluate.py --model $(SHIPPED).tflite --data digits
 	rm $(SHIPPED).calibration.json
 
-# The thermal model (docs/hituav_s.md): HITUAV is the data set's folder; an hour or two on one core.
+# The thermal model (docs/hituav_s.md): HITUAV is the data set's folder; half an hour to an hour on one core.
 HITUAV ?= ../shared/data/hituav
 SHIPPED_HITUAV := tflite/tinydet_lite/models/hituav_s_int8
 shipped-hituav: $(INSTALLED)
-	$(BIN)/python scripts/train.py --variant S --data $(HITUAV) --output runs/hituav --overwrite --set train.epochs=40 \
-	    --set train.validate_every=5
+	$(BIN)/python scripts/train.py --variant S --data $(HITUAV) --output runs/hituav --overwrite --set train.epochs=24 \
+	    --set train.validate_every=4
 	$(BIN)/python scripts/export.py --model runs/hituav --format int8 --output $(SHIPPED_HITUAV).tflite
 	$(BIN)/python scripts/evaluate.py --model $(SHIPPED_HITUAV).tflite --data $(HITUAV) --split test
 	rm $(SHIPPED_HITUAV).calibration.json
