@@ -227,3 +227,7 @@ def test_what_a_report_does_with_its_threshold(tmp_path: Path) -> None:
     other = dataclasses.replace(point, threshold=0.6)
     for split in ("val", "test"):
         assert "the model suggests 0.42 and keeps it" in told(other, split) and read_threshold(file) == 0.42
+    (tmp_path / "x.tflite").write_bytes(b"any")
+    of_a_file = argparse.Namespace(model=tmp_path / "x.tflite", split="val", limit=None)
+    assert "the file suggests none and is not changed" in suggestion(of_a_file, point, None)
+    assert (tmp_path / "x.tflite").read_bytes() == b"any"

@@ -222,8 +222,8 @@ class TrainConfig:
     #: are float32.
     precision: str = "float32"
     seed: int = 0  # of all that is random
-    #: what a run without --init starts from: "digits", weights that come along for the networks of S, M and L and have
-    #: seen the embedded digits (docs/starts.md), or "random"; without such weights it is random
+    #: what a run without --init starts from: "digits", weights that come along for S and have seen the embedded digits
+    #: (docs/starts.md), or "random", as any network that has no such weights
     start: str = DIGITS
     validate_every: int = 1  # epochs from validation to validation
     early_stopping_patience: int | None = None  # validations without a better AP
