@@ -150,11 +150,44 @@ def calibration_data(config: Config, root: str | None = None, model: Path | None
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Observation:
-    """What one tensor held: low and high float64 [N], the ends image by image; values float32 [N, <= K]."""
+    """What one tensor held.
+
+    Attributes:
+      low, high: float64 [N], the ends image by image.
+      values: float32 [N, <= K], every `step`-th number.
+      channel_low, channel_high: float32 [N, C], the ends of each channel, the last axis, image by image; None where
+        only ranges were kept.
+      step: which of the numbers are kept.
+    """
 
     low: np.ndarray
     high: np.ndarray
     values: np.ndarray
+    channel_low: np.ndarray | None = None
+    channel_high: np.ndarray | None = None
+    step: int = 1
+
+    def channel_ranges(self) -> np.ndarray:
+        """How wide each channel is on average of the images, 0 included: float64 [C], [0] where that was not kept."""
+        if self.channel_low is None or self.channel_high is None:
+            return np.zeros(0)
+        wide = np.maximum(self.channel_high, 0.0) - np.minimum(self.channel_low, 0.0)
+        return np.asarray(wide.mean(0, dtype=np.float64))
+
+    def divided(self, factors: np.ndarray) -> Observation:
+        """What the tensor would have held with its channels divided by these factors, positive [C]."""
+        if self.channel_low is None or self.channel_high is None:
+            return self
+        low, high = (ends / factors for ends in (self.channel_low, self.channel_high))
+        kept = factors[np.arange(self.values.shape[1]) * self.step % len(factors)]
+        return Observation(
+            low.min(1).astype(np.float64),
+            high.max(1).astype(np.float64),
+            (self.values / kept).astype(np.float32),
+            low.astype(np.float32),
+            high.astype(np.float32),
+            self.step,
+        )
 
 
 def observe(
@@ -193,19 +226,28 @@ def observe(
     missing = sorted(set(tensors) - set(index_of))
     if missing:
         raise ValueError(f"the model has no tensors {missing[:5]}")
-    low = {name: np.zeros(len(samples)) for name in index_of}
-    high = {name: np.zeros(len(samples)) for name in index_of}
+    low: dict[str, list[np.ndarray]] = {name: [] for name in index_of}
+    high: dict[str, list[np.ndarray]] = {name: [] for name in index_of}
     kept: dict[str, list[np.ndarray]] = {name: [] for name in index_of}
-    for number, pixels in enumerate(tqdm(samples.images, unit="image", disable=None if progress else True)):
+    steps: dict[str, int] = {}
+    for pixels in tqdm(samples.images, unit="image", disable=None if progress else True):
         interpreter.set_tensor(image["index"], pixels[None])
         interpreter.invoke()
         for name, index in index_of.items():
-            values = interpreter.get_tensor(index).reshape(-1)
-            low[name][number], high[name][number] = values.min(), values.max()
+            values = interpreter.get_tensor(index)
+            rows = values.reshape(-1, values.shape[-1] if values.ndim else 1)
+            low[name].append(rows.min(0))
+            high[name].append(rows.max(0))
             # An odd step: an even one could meet the same channels only.
-            step = -(-values.size // _KEPT) | 1
-            kept[name].append(values[::step].copy())
-    return {name: Observation(low[name], high[name], np.stack(kept[name])) for name in index_of}
+            steps[name] = -(-values.size // _KEPT) | 1
+            kept[name].append(values.reshape(-1)[:: steps[name]].copy())
+    return {name: _observation(low[name], high[name], kept[name], steps[name]) for name in index_of}
+
+
+def _observation(low: list[np.ndarray], high: list[np.ndarray], kept: list[np.ndarray], step: int) -> Observation:
+    lows, highs = np.stack(low), np.stack(high)
+    ends = lows.min(1).astype(np.float64), highs.max(1).astype(np.float64)
+    return Observation(*ends, np.stack(kept), lows, highs, step)
 
 
 def ranges(observations: dict[str, Observation], method: str = "min_max") -> dict[str, Range]:

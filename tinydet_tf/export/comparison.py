@@ -61,6 +61,7 @@ def comparison_rows(tensors: Iterable[str], *, images: int, sensitivity: bool = 
     for method in METHODS:
         schemes[f"int8 {method}"] = dataclasses.replace(static, method=method)
     schemes["int8, biases as they are"] = dataclasses.replace(static, bias_correction=False)
+    schemes["int8, channels as they are"] = dataclasses.replace(static, equalization=False)
     blocks = [part for part in parts if re.fullmatch(r"trunk/(stem|block\d+)", part)]
     kept = {
         "rpn": (r"trunk/rpn\d*",),

@@ -27,8 +27,9 @@ from tinydet_tf.export.schemes import FORMATS
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.weights import CALIBRATION, weights_file
 
-#: Trained with its rounding: nothing is left to be corrected, and what was validated is what is exported.
-TRAINED = dataclasses.replace(FORMATS["int8"], bias_correction=False)
+#: Trained with its rounding: nothing is left to be corrected, weights stay in the steps that they have learnt with, and
+#: what was validated is what is exported.
+TRAINED = dataclasses.replace(FORMATS["int8"], bias_correction=False, equalization=False)
 
 
 class Int8Form:

@@ -17,6 +17,7 @@ from tinydet_lite.errors import UserError
 from tinydet_lite.status import doing
 from tinydet_tf.export.bias_correction import correct_biases
 from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, observe, ranges
+from tinydet_tf.export.equalization import equalize
 from tinydet_tf.export.operators import operators
 from tinydet_tf.export.packing import add_entry, read, write
 from tinydet_tf.export.schemes import Scheme, in_scopes, scope_pattern
@@ -79,6 +80,8 @@ def quantize(
                 f"the ranges that were kept know nothing of {len(missing)} tensors of this graph, for example "
                 f"{min(missing)!r}: another version kept them; remove their file to calibrate with images instead"
             )
+        if scheme.activation_bits == 8 and scheme.equalization:
+            model, observations = equalize(model, observations, scheme.covers)
         pixels = {name: PIXELS for op in found if in_scopes(op.name, (IMAGE,)) for name in op.float_tensors}
         # Each level of the pyramid keeps its own for the RPN: the table, which joins them, has the widest.
         sharing = [op for op in covered if not in_scopes(op.name, (TABLE,))]

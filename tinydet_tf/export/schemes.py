@@ -33,6 +33,7 @@ class Scheme:
       float_parts: scopes inside these that stay float.
       method: a key of METHODS.
       bias_correction: of int8: whether biases take back what rounding moves a layer by (bias_correction.py).
+      equalization: of int8: whether channels are brought to like ranges first (equalization.py).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Scheme:
     float_parts: tuple[str, ...] = ()
     method: str = "min_max"
     bias_correction: bool = True
+    equalization: bool = True
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:

@@ -75,7 +75,7 @@ class Trunk:
             if self.config.align_stem:
                 x = tf.nn.avg_pool2d(x, 2, 1, "VALID")
             y = self.stem(x, stem, mean)
-            x = self.activate(y, dialect.stem_hard_swish)
+            x = self.activate(y, dialect.stem_hard_swish, channels_apart=True)
         taps, channels = [], self.spec.stem
         for index, block in enumerate(self.spec.blocks, 1):
             with scope(f"{TRUNK}/block{index}"):
@@ -141,14 +141,22 @@ class Trunk:
         y = self.convolve(gate, self.trained.convolution(f"{name}_expand"), tile=self.tile)
         return Scaled(x.value * tf.nn.relu6(y + 3.0), x.factor / 6.0)
 
-    def activate(self, x: tf.Tensor, hard_swish: bool) -> Scaled:
+    def activate(self, x: tf.Tensor, hard_swish: bool, *, channels_apart: bool = False) -> Scaled:
+        """What stands behind a conv.
+
+        Args:
+          channels_apart: of integers: each channel of x may be kept as a multiple of its own (equalization.py), which
+            costs a pass. It pays behind the stem, whose channels are few and unlike (docs/quantization.md).
+        """
         if not hard_swish:
             maximum = self.dialect.relu_max
             if maximum is None:
                 return Scaled(tf.nn.relu(x))
             return Scaled(tf.nn.relu6(x) if maximum == 6.0 else tf.clip_by_value(x, 0.0, maximum))
         if self.integer:  # the converter would make HARD_SWISH of the other form, which the delegate leaves out in int8
-            return Scaled(x * tf.nn.relu6(x + 3.0), 1.0 / 6.0)
+            ones = np.ones([1, 1, x.shape[-1], 1], np.float32)
+            same = tf.nn.depthwise_conv2d(x, ones, [1, 1, 1, 1], "VALID") if channels_apart else x
+            return Scaled(x * tf.nn.relu6(same + 3.0), 1.0 / 6.0)
         return Scaled(x * (tf.nn.relu6(x + 3.0) * (1.0 / 6.0)))
 
     # Pyramid and RPN
