@@ -267,7 +267,10 @@ def ranges(observations: dict[str, Observation], method: str = "min_max") -> dic
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What a static model was calibrated with: to be kept beside it."""
+    """What a static model was calibrated with: to be kept beside it.
+
+    The ranges are of the tensors as they are rounded, which may have divided channels (equalization.py).
+    """
 
     method: str
     source: str

@@ -243,6 +243,10 @@ def _written(parsed: schema.ModelT, op: Any, inputs: list[np.ndarray], groups: _
             return None
         if code == _BUILTIN.DEPTHWISE_CONV_2D and options.depthMultiplier != 1:
             return None
+        # A fully connected layer may read several axes as one, a conv its channels in groups.
+        inner = int(kernel.shape[-1])
+        if len(first) % inner or (code == _BUILTIN.FULLY_CONNECTED and len(first) != inner):
+            return None
         written = groups.new(int(shape[-1]))
         if options.fusedActivationFunction not in _HOMOGENEOUS:
             groups.fix(written)
