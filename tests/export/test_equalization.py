@@ -150,9 +150,9 @@ def test_a_sum_has_the_factors_of_its_parts() -> None:
     model = flatbuffer(lambda x: mixed(unlike(x) + depthwise(unlike(x, 5))))
     seen = observe(model, samples(), observed_tensors(model))
     found = channel_factors(model, seen)
-    writes_sum = [values for values in found.values() if len(values) == 4]
-    # The conv in front of the depthwise one is free; what it writes and the other conv are bound by the sum.
-    assert len(writes_sum) == 4 and len({values.tobytes() for values in writes_sum}) == 2
+    four = [values for values in found.values() if len(values) == 4]
+    # The conv in front of the depthwise one is free; what that writes and the other conv are bound by the sum.
+    assert len(four) == 4 and len({values.tobytes() for values in four}) == 2
 
 
 def test_what_is_not_to_be_quantized_stays() -> None:
@@ -168,7 +168,7 @@ def test_ranges_without_channels_change_nothing() -> None:
 
 
 def test_int8_is_nearer() -> None:
-    """By about as much as the widths that are squared differ: the mean of WIDE squared is a third of the largest's."""
+    """The narrow channels count for as much as the wide ones here, and have as many steps now."""
 
     def body(x: tf.Tensor) -> tf.Tensor:
         with tf.name_scope("net"):

@@ -9,13 +9,13 @@ in the graph's order, the mean of each channel is brought to that of the float n
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 from tqdm import tqdm
 
+from tinydet_tf.export.constants import Constants
 from tinydet_tf.export.operators import builtin_code
 from tinydet_tf.export.packing import read, write
 
@@ -41,8 +41,7 @@ def correct_biases(model: schema.ModelT, reference: bytes, images: np.ndarray, *
     positions = [index for index, op in enumerate(graph.operators) if _is_corrected(model, op)]
     names = [graph.tensors[graph.operators[position].outputs[0]].name for position in positions]
     expected = _float_means(reference, names, images)
-    uses = Counter(int(index) for op in graph.operators for index in op.inputs)
-    shared = Counter(tensor.buffer for tensor in graph.tensors)
+    constants = Constants(model)
     bar = tqdm(positions, unit="layer", disable=None if progress else True)
     for position, name in zip(bar, names, strict=True):
         op = graph.operators[position]
@@ -50,17 +49,10 @@ def correct_biases(model: schema.ModelT, reference: bytes, images: np.ndarray, *
         (mean,) = _means(_first_operators(model, position + 1, [int(op.outputs[0])]), images)
         scale, zero = output.quantization.scale[0], output.quantization.zeroPoint[0]
         error = expected[name] - (mean - zero) * scale
-        bias = graph.tensors[op.inputs[2]]
-        if uses[int(op.inputs[2])] > 1 or shared[bias.buffer] > 1:
-            bias = copy.copy(bias)
-            graph.tensors.append(bias)
-            model.buffers.append(copy.copy(model.buffers[bias.buffer]))
-            bias.buffer = len(model.buffers) - 1
-            op.inputs[2] = len(graph.tensors) - 1
-        buffer = model.buffers[bias.buffer]
-        steps = np.frombuffer(bytes(buffer.data), np.int32) + np.round(error / bias.quantization.scale).astype(np.int64)
+        bias = constants.read(op, 2, np.int32)
+        steps = bias + np.round(error / graph.tensors[op.inputs[2]].quantization.scale).astype(np.int64)
         limits = np.iinfo(np.int32)
-        buffer.data = np.frombuffer(steps.clip(limits.min, limits.max).astype(np.int32).tobytes(), np.uint8)
+        constants.replace(op, 2, steps.clip(limits.min, limits.max).astype(np.int32))
 
 
 def _is_corrected(model: schema.ModelT, op: schema.OperatorT) -> bool:

@@ -11,8 +11,6 @@ C channels, the last axis of a tensor; N images.
 
 from __future__ import annotations
 
-import copy
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -21,6 +19,7 @@ import numpy.typing as npt
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tinydet_tf.export.calibration import Observation
+from tinydet_tf.export.constants import Constants
 from tinydet_tf.export.operators import builtin_code
 from tinydet_tf.export.packing import read, write
 
@@ -98,10 +97,10 @@ def equalized(model: bytes, factors: Mapping[str, npt.NDArray[np.float64]]) -> b
         return model
     parsed = read(model)
     graph = parsed.subgraphs[0]
-    constants = _Constants(parsed)
+    constants = Constants(parsed)
 
     def factors_of(index: int) -> npt.NDArray[np.float64]:
-        return factors.get(graph.tensors[index].name.decode(), np.ones(1))
+        return factors.get(graph.tensors[index].name.decode(), np.ones(graph.tensors[index].shape[-1]))
 
     for op in graph.operators:
         code = builtin_code(parsed, op)
@@ -110,9 +109,9 @@ def equalized(model: bytes, factors: Mapping[str, npt.NDArray[np.float64]]) -> b
         before, after = factors_of(op.inputs[0]), factors_of(op.outputs[0])
         if (before == 1.0).all() and (after == 1.0).all():
             continue
-        constants.replace(op, 1, _scaled(constants.read(op, 1), code, before, after))
+        constants.replace(op, 1, _scaled(constants.read(op, 1, np.float32), code, before, after).astype(np.float32))
         if len(op.inputs) > 2 and op.inputs[2] >= 0:
-            constants.replace(op, 2, constants.read(op, 2) / after)
+            constants.replace(op, 2, (constants.read(op, 2, np.float32) / after).astype(np.float32))
     return write(parsed)
 
 
@@ -121,43 +120,11 @@ def _scaled(kernel: np.ndarray, code: int, before: np.ndarray, after: np.ndarray
     if code == _BUILTIN.DEPTHWISE_CONV_2D:  # [1, K, K, C]
         return np.asarray(kernel * before / after)
     outputs, inner = kernel.shape[0], kernel.shape[-1]  # [O, K, K, I / g] or [O, I]
-    groups = max(1, before.size // inner)
+    groups = before.size // inner
     # Of each output the inputs of its group.
-    seen = np.repeat(np.broadcast_to(before, [groups * inner]).reshape(groups, inner), outputs // groups, 0)
-    shape = [outputs, *[1] * (kernel.ndim - 2), inner]
-    return np.asarray(kernel * seen.reshape(shape) / np.broadcast_to(after, [outputs]).reshape([-1, *shape[1:-1], 1]))
-
-
-class _Constants:
-    """The float constants that operators read, to be changed one by one."""
-
-    def __init__(self, parsed: schema.ModelT) -> None:
-        self._parsed, self._graph = parsed, parsed.subgraphs[0]
-        self._uses = Counter(int(index) for op in self._graph.operators for index in op.inputs)
-        self._readers = Counter(tensor.buffer for tensor in self._graph.tensors)
-
-    def read(self, op: schema.OperatorT, place: int) -> np.ndarray:
-        tensor = self._graph.tensors[op.inputs[place]]
-        return np.frombuffer(bytes(self._parsed.buffers[tensor.buffer].data), np.float32).reshape(tensor.shape)
-
-    def replace(self, op: schema.OperatorT, place: int, values: np.ndarray) -> None:
-        """Gives the operator other values, a constant of its own where others read the same."""
-        index, tensors = int(op.inputs[place]), self._graph.tensors
-        tensor = tensors[index]
-        if self._uses[index] > 1:
-            self._uses[index] -= 1
-            self._readers[tensor.buffer] += 1
-            tensor = copy.copy(tensor)
-            tensor.name += b";%d" % len(tensors)  # litert-quantizer wants names of their own
-            inputs = np.array(op.inputs, np.int32)
-            inputs[place] = len(tensors)
-            op.inputs = inputs
-            tensors.append(tensor)
-        if self._readers[tensor.buffer] > 1:
-            self._readers[tensor.buffer] -= 1
-            tensor.buffer = len(self._parsed.buffers)
-            self._parsed.buffers.append(schema.BufferT())
-        self._parsed.buffers[tensor.buffer].data = np.frombuffer(values.astype(np.float32).tobytes(), np.uint8)
+    seen = np.repeat(before.reshape(groups, inner), outputs // groups, 0)
+    middle = [1] * (kernel.ndim - 2)
+    return np.asarray(kernel * seen.reshape([outputs, *middle, inner]) / after.reshape([outputs, *middle, 1]))
 
 
 class _Groups:

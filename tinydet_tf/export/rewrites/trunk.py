@@ -154,9 +154,10 @@ class Trunk:
                 return Scaled(tf.nn.relu(x))
             return Scaled(tf.nn.relu6(x) if maximum == 6.0 else tf.clip_by_value(x, 0.0, maximum))
         if self.integer:  # the converter would make HARD_SWISH of the other form, which the delegate leaves out in int8
-            ones = np.ones([1, 1, x.shape[-1], 1], np.float32)
-            same = tf.nn.depthwise_conv2d(x, ones, [1, 1, 1, 1], "VALID") if channels_apart else x
-            return Scaled(x * tf.nn.relu6(same + 3.0), 1.0 / 6.0)
+            gate = x
+            if channels_apart:  # the same numbers, by a kernel that can take a channel's factor back
+                gate = tf.nn.depthwise_conv2d(x, np.ones([1, 1, x.shape[-1], 1], np.float32), [1, 1, 1, 1], "VALID")
+            return Scaled(x * tf.nn.relu6(gate + 3.0), 1.0 / 6.0)
         return Scaled(x * (tf.nn.relu6(x + 3.0) * (1.0 / 6.0)))
 
     # Pyramid and RPN
