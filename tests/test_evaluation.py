@@ -208,6 +208,30 @@ def test_objects_of_broken_images_are_left_out_not_missed(
     assert shared.metrics == evaluation.metrics and shared.skipped_images == 1 and shared.num_images == 2
 
 
+def test_ids_that_no_float_can_tell_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of several processes are float64; ids may be time stamps in nanoseconds."""
+    plain = write_data(tmp_path)
+    far = 1_700_000_000_123_456_000
+
+    def move(document: Any) -> None:
+        for entry in document["images"]:
+            entry["id"] += far
+        for entry in document["annotations"]:
+            entry["image_id"] += far
+            entry["category_id"] += far
+        for entry in document["categories"]:
+            entry["id"] += far
+
+    moved = rewritten(tmp_path, move)
+    found = [{**r, "image_id": r["image_id"] + far, "category_id": r["category_id"] + far} for r in some_results(plain)]
+    monkeypatch.setattr(
+        evaluation_module, "_coco_results", lambda _, number, __: [r for r in found if r["image_id"] == number]
+    )
+    alone = evaluate(lambda _: Detections.empty(), NAMES, moved)
+    shared = evaluate(lambda _: Detections.empty(), NAMES, moved, gather=lambda rows: rows)
+    assert shared.results == alone.results == found and shared.metrics == alone.metrics
+
+
 def test_broken_images_and_sizes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     dataset = write_data(tmp_path)
     Image.new("RGB", (200, 100)).save(tmp_path / "4.png")

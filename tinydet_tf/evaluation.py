@@ -145,7 +145,7 @@ def evaluate(
         else:
             results += _coco_results(detect(picture), record.id, categories)
     if gather is not None:
-        results, broken = _from_rows(gather(_to_rows(results, broken)))
+        results, broken = _from_rows(gather(_to_rows(results, broken, dataset)), dataset)
     seen = replace(dataset, images=tuple(image for image in dataset.images if image.id not in broken))
     judged = judge(seen, results)
     metrics, class_ap = metrics_of(judged, seen)
@@ -161,20 +161,27 @@ def evaluate(
 _BROKEN = -1.0
 
 
-def _to_rows(results: list[dict[str, Any]], broken: set[int]) -> np.ndarray:
-    """COCO results as float64 [D, 7], image_id, category_id, x, y, width, height, score: exact, ids up to 2^53."""
-    rows = [(r["image_id"], r["category_id"], *r["bbox"], r["score"]) for r in results]
-    rows += [(image_id, 0, 0, 0, 0, 0, _BROKEN) for image_id in sorted(broken)]
+def _to_rows(results: list[dict[str, Any]], broken: set[int], dataset: CocoDataset) -> np.ndarray:
+    """COCO results as float64 [D, 7], image, category, x, y, width, height, score: exact. Image and category are places
+    in the data set's lists; ids may be larger than a float64 can tell apart."""
+    image_at = {image.id: place for place, image in enumerate(dataset.images)}
+    category_at = {category: place for place, category in enumerate(dataset.category_ids)}
+    rows = [(image_at[r["image_id"]], category_at[r["category_id"]], *r["bbox"], r["score"]) for r in results]
+    rows += [(image_at[image_id], 0, 0, 0, 0, 0, _BROKEN) for image_id in sorted(broken)]
     return np.array(rows, np.float64).reshape(-1, 7)
 
 
-def _from_rows(rows: np.ndarray) -> tuple[list[dict[str, Any]], set[int]]:
-    results = [
-        {"image_id": int(image), "category_id": int(category), "bbox": box, "score": score}
-        for image, category, *box, score in rows.tolist()
-        if score != _BROKEN
-    ]
-    return results, {int(row[0]) for row in rows.tolist() if row[6] == _BROKEN}
+def _from_rows(rows: np.ndarray, dataset: CocoDataset) -> tuple[list[dict[str, Any]], set[int]]:
+    results = []
+    broken = set()
+    for image, category, *box, score in rows.tolist():
+        image_id = dataset.images[int(image)].id
+        if score == _BROKEN:
+            broken.add(image_id)
+            continue
+        category_id = dataset.category_ids[int(category)]
+        results.append({"image_id": image_id, "category_id": category_id, "bbox": box, "score": score})
+    return results, broken
 
 
 def _coco_results(detections: Detections, image_id: int, categories: list[int | None]) -> list[dict[str, Any]]:
