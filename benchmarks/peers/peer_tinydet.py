@@ -30,12 +30,10 @@ def lay_out(job: Job, splits: Mapping[str, CocoDataset]) -> None:
 
 def train(job: Job, epochs: int, seed: int) -> Usage:
     limit = [] if job.limit is None else ["--set", f"data.limit={job.limit}"]
-    resume = (weights(job) / "config.yaml").is_file()
-    given = ["--resume"] if resume else [
-        "--data", os.path.abspath(job.source), *job.arguments, "--set", f"train.epochs={epochs}",
-        "--set", f"train.seed={seed}", *limit,
-    ]  # fmt: skip
-    return _script(job, "train.py", "--output", weights(job), *given)
+    return _script(
+        job, "train.py", "--output", weights(job), "--overwrite", "--data", os.path.abspath(job.source),
+        *job.arguments, "--set", f"train.epochs={epochs}", "--set", f"train.seed={seed}", *limit,
+    )  # fmt: skip
 
 
 def weights(job: Job) -> Path:
@@ -55,8 +53,10 @@ def detect(job: Job, model: Path, dataset: CocoDataset, split: str) -> list[dict
     limit = [] if job.limit is None else ["--limit", job.limit]
     data = ["--data", os.path.abspath(job.source), "--split", split, *limit]
     _script(job, "evaluate.py", "--model", model, *data, "--json", numbers)
-    found: list[dict[str, Any]] = json.loads(numbers.with_suffix(".detections.json").read_text())
-    return found
+    found = json.loads(numbers.with_suffix(".detections.json").read_text())
+    # The file has the ids of the data set's, which may be texts.
+    ids = {text: number for number, text in dataset.text_ids.items()}
+    return [{**result, "image_id": ids.get(result["image_id"], result["image_id"])} for result in found]
 
 
 def parameters(job: Job) -> int:
