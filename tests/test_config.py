@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import VARIANTS, Config, config_from_dict, load_config, save_config
+from tinydet_tf.config import VARIANTS, Config, TrainConfig, config_from_dict, load_config, save_config
 from tinydet_tf.model.backbones import BACKBONES
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
@@ -118,6 +118,21 @@ def test_a_rate_scaled_below_its_end_and_ids_without_names(tmp_path: Path) -> No
         load_config(assignments=scaled)
     with pytest.raises(UserError, match="category_ids has 2 numbers and class_names 1 names"):
         Config(class_names=("a",), category_ids=(1, 2))
+
+
+def test_a_section_changes_the_keys_that_it_has(tmp_path: Path) -> None:
+    recipe = load_config("finetune_small", assignments=['train={"epochs": 50}']).train
+    assert (recipe.epochs, recipe.ema, recipe.freeze_backbone) == (50, 0.99, 3)
+    (tmp_path / "c.yaml").write_text("train:\n")
+    assert load_config(tmp_path / "c.yaml", assignments=["train.epochs=3"]).train.epochs == 3
+    assert load_config(tmp_path / "c.yaml").train == TrainConfig()
+
+
+@pytest.mark.parametrize("text", ["train: {epochs: 3}\ntrain: {seed: 1}", "train: {epochs: 3, epochs: 4}"])
+def test_what_is_there_twice_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"is not YAML: (train|epochs) is there twice .*line [12]"):
+        load_config(tmp_path / "c.yaml")
 
 
 def test_wrong_files(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ class DataConfig:
             raise UserError(f"data.augmentation is {self.augmentation!r}; choose {choices}")
 
 
-#: What a run without --init starts from.
+#: What a run without --init starts from; one with --init starts from the path of its weights.
 STARTS = (DIGITS, "random")
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
@@ -222,8 +222,8 @@ class TrainConfig:
     #: are float32.
     precision: str = "float32"
     seed: int = 0  # of all that is random
-    #: what a run without --init starts from: "digits", weights that come along for S and have seen the embedded digits
-    #: (docs/starts.md), or "random", as any network that has no such weights
+    #: what a run starts from: "digits", weights that come along for S and have seen the embedded digits
+    #: (docs/starts.md), "random", as any network that has no such weights, or what --init gave, with its whole path
     start: str = DIGITS
     validate_every: int = 1  # epochs from validation to validation
     early_stopping_patience: int | None = None  # validations without a better AP
@@ -277,7 +277,7 @@ class TrainConfig:
             raise UserError("train.ema is 1, with which the average never moves; give less than 1, for example 0.999")
         if self.rcnn_sampling not in ("ohem", "random"):
             raise UserError(f"train.rcnn_sampling is {self.rcnn_sampling!r}; choose 'ohem' (the paper's) or 'random'")
-        if self.start not in STARTS:
+        if self.start not in STARTS and not Path(self.start).is_absolute():
             raise UserError(f"train.start is {self.start!r}; choose {' or '.join(map(repr, STARTS))}, or give --init")
         if self.precision not in PRECISIONS:
             raise UserError(f"train.precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
@@ -334,8 +334,31 @@ def model_config(variant: str, **overrides: Any) -> ModelConfig:
     return typing.cast(ModelConfig, _replace(VARIANTS[variant], overrides, "model"))
 
 
-#: PyYAML raises ValueError for an impossible date, RecursionError for lists nested too deeply.
-_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+class _Loader(yaml.SafeLoader):
+    """As PyYAML's, which keeps the last of two values of one key and drops the other in silence."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is there twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: Any) -> Any:
+    """The content of a YAML text.
+
+    Raises:
+      ValueError: it is no YAML, a key is there twice in one section, or it is no text; the message is one line.
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"a {type(text).__name__} is no text")
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # for an impossible date, lists nested too deeply
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def load_config(
@@ -363,9 +386,9 @@ def load_config(
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"config {path} cannot be read ({error}); give a YAML file") from error
         try:
-            loaded = yaml.safe_load(text) or {}
-        except _YAML_ERRORS as error:
-            raise UserError(f"config {path} is not YAML: {' '.join(str(error).split())}") from error
+            loaded = read_yaml(text) or {}
+        except ValueError as error:
+            raise UserError(f"config {path} is not YAML: {error}") from error
         if not isinstance(loaded, dict):
             raise UserError(
                 f"config {path} holds a {type(loaded).__name__}; expected keys such as variant, model, train"
@@ -376,16 +399,20 @@ def load_config(
         if not separator or not key:
             raise UserError(f"--set {assignment!r}: expected key=value, for example train.epochs=3")
         try:
-            value = yaml.safe_load(text)
-        except _YAML_ERRORS as error:
-            raise UserError(f"--set {assignment!r}: the value is not YAML") from error
+            value = read_yaml(text)
+        except ValueError as error:
+            raise UserError(f"--set {assignment!r}: the value is not YAML ({error})") from error
         target = values
         *sections, name = key.split(".")
         for section in sections:
-            target = target.setdefault(section, {})
+            if target.get(section) is None:  # a section with nothing in it
+                target[section] = {}
+            target = target[section]
             if not isinstance(target, dict):
                 raise UserError(f"--set {assignment!r}: {section} is a single value, it has no keys")
-        target[name] = value
+        # A section changes the keys that it has and keeps the others, as in a file.
+        there = target.get(name)
+        target[name] = {**there, **value} if isinstance(there, dict) and isinstance(value, dict) else value
     if variant is not None:
         values["variant"] = variant
     return config_from_dict(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,9 +16,11 @@ import pytest
 
 from commands import SCRIPTS, Command
 from tinydet_lite.errors import UserError
+from tinydet_tf.config import save_config
 from tinydet_tf.data.digits import digits_folder
+from tinydet_tf.data.splits import absolute, named
 from tinydet_tf.training.run import plans
-from tinydet_tf.training.run.plans import load_plan, results, row_folder, run_plan, table
+from tinydet_tf.training.run.plans import Plan, load_plan, results, row_folder, run_plan, table
 
 PLAN = """
 config: recipe.yaml
@@ -37,9 +40,11 @@ def plan_file(tmp_path: Path) -> Path:
     return path
 
 
-def finish(folder: Path, epochs: int, **metrics: float) -> None:
+def finish(plan: Plan, output: Path, row: str, seed: int, epochs: int, **metrics: float) -> None:
+    folder = row_folder(output, row, seed)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text("variant: S\n")
+    config = plan.configured(row, seed)
+    (folder / "config.yaml").write_text(save_config(dataclasses.replace(config, data=absolute(named(config.data)))))
     history = [{"epoch": epoch + 1, **{f"val_{k}": v for k, v in metrics.items()}} for epoch in range(epochs)]
     (folder / "metrics.json").write_text(json.dumps({"history": history, "best": {}}))
 
@@ -69,8 +74,8 @@ def test_finished_runs_stay_and_begun_ones_go_on(
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(plans.subprocess, "run", run)
-    finish(row_folder(output, "baseline", 0), 2, AP=0.5)
-    finish(row_folder(output, "without alignment", 0), 1, AP=0.5)
+    finish(plan, output, "baseline", 0, 2, AP=0.5)
+    finish(plan, output, "without alignment", 0, 1, AP=0.5)
     run_plan(plan, output)
     assert [Path(command[1]).name for command in started] == [
         "without_alignment_seed0", "baseline_seed1", "without_alignment_seed1",
@@ -89,18 +94,39 @@ def test_finished_runs_stay_and_begun_ones_go_on(
 def test_the_table_has_means_and_half_ranges(plan_file: Path, tmp_path: Path) -> None:
     plan, output = load_plan(plan_file), tmp_path / "runs"
     for seed, ap in ((0, 0.40), (1, 0.44)):
-        finish(row_folder(output, "baseline", seed), 2, AP=ap, AP50=0.6, APs=0.3, APm=0.5)
-    finish(row_folder(output, "without alignment", 0), 2, AP=0.2, AP50=0.3, APs=0.1, APm=0.25)
-    finish(row_folder(output, "without alignment", 1), 1, AP=0.9, AP50=0.9, APs=0.9, APm=0.9)  # not at its end
+        finish(plan, output, "baseline", seed, 2, AP=ap, AP50=0.6, APs=0.3, APm=0.5)
+    finish(plan, output, "without alignment", 0, 2, AP=0.2, AP50=0.3, APs=0.1, APm=0.25)
+    finish(plan, output, "without alignment", 1, 1, AP=0.9, AP50=0.9, APs=0.9, APm=0.9)  # not at its end
     lines = table(plan, results(plan, output)).splitlines()
     assert lines[0] == "| | runs | AP | AP50 | APs | APm |"
     assert lines[2] == "| baseline | 2 | 0.420 ± 0.020 | 0.600 ± 0.000 | 0.300 ± 0.000 | 0.500 ± 0.000 |"
     assert lines[3] == "| without alignment | 1 | 0.200 | 0.300 | 0.100 | 0.250 |"
 
 
+def test_runs_of_another_plan_are_no_results(plan_file: Path, tmp_path: Path) -> None:
+    plan, output = load_plan(plan_file), tmp_path / "runs"
+    finish(plan, output, "baseline", 0, 2, AP=0.5)
+    for change, message in (
+        ("train.epochs=3", "train.epochs 2, and the plan has 3"),
+        ("train.epochs=2, model.input_size=512", "model.input_size 320, and the plan has 512"),
+        ("train.epochs=2, data.root=/b", "data.root digits, and the plan has /b"),
+    ):
+        plan_file.write_text(PLAN.replace("train.epochs=2", change))
+        for use in (run_plan, results):
+            with pytest.raises(UserError, match=f"baseline_seed0 holds a run with {message}; give another --output"):
+                use(load_plan(plan_file), output)
+    (row_folder(output, "baseline", 0) / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match=r"metrics\.json is damaged"):
+        results(plan, output)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("config: recipe.yaml\nset: [train.early_stopping_patience=3]\nrows: {a: []}", "have no last epoch in common"),
+        ("config: recipe.yaml\nrows: {a: [], a: [model.align=false]}", "a is there twice"),
+        ("config: recipe.yaml\nseeds: [2024-13-45]\nrows: {a: []}", "cannot be read"),
+        ("[" * 3000, "cannot be read"),
         ("[1, 2]", "expected the keys"),
         ("config: recipe.yaml\nrows: {}", "expected the keys"),
         ("config: recipe.yaml\nrows: {a: model.align=false}", "lists of key=value"),

@@ -15,7 +15,7 @@ on the images that are measured.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import logging
 import re
 import statistics
@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tinydet_lite.errors import UserError
 from tinydet_tf.commands import child_command
-from tinydet_tf.config import Config, assignment, load_config
+from tinydet_tf.config import Config, assignment, load_config, read_yaml
+from tinydet_tf.data.splits import absolute, named
 from tinydet_tf.recipes import plan_file
+from tinydet_tf.training.run.callbacks import History
 from tinydet_tf.training.run.folder import METRICS
 from tinydet_tf.weights import CONFIG
 
@@ -69,9 +69,9 @@ def load_plan(path: Path, *, only: Sequence[str] | None = None, data: str | None
     """
     path = plan_file(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"plan {path} cannot be read ({' '.join(str(error).split())}); give a YAML file") from error
+        values = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"plan {path} cannot be read ({error}); give a YAML file") from error
     known = isinstance(values, dict) and not set(values) - {"config", "set", "seeds", "rows"}
     if not known or not (values.get("config") and values.get("rows")):
         raise UserError(f"plan {path}: expected the keys config, rows, set and seeds; see configs/experiments/")
@@ -95,7 +95,11 @@ def load_plan(path: Path, *, only: Sequence[str] | None = None, data: str | None
             raise UserError(f"plan {path}: the rows {other!r} and {name!r} would share a folder; rename one")
     plan = Plan(path.parent / str(values["config"]), chosen, tuple(seeds))
     for name in plan.rows:
-        plan.configured(name, plan.seeds[0])
+        if plan.configured(name, plan.seeds[0]).train.early_stopping_patience is not None:
+            raise UserError(
+                f"plan {path}, {name!r}: runs that stop early have no last epoch in common; "
+                "add train.early_stopping_patience=null to its set"
+            )
     return plan
 
 
@@ -107,13 +111,12 @@ def run_plan(plan: Plan, output: Path) -> None:
     """Trains what is not finished, seed by seed, each run in a process of its own: a crash costs one run.
 
     Raises:
-      UserError: a run failed; the others are kept.
+      UserError: a run failed, and the others are kept, or a folder holds another plan's.
     """
     for seed in plan.seeds:
         for row in plan.rows:
             folder = row_folder(output, row, seed)
-            wanted = plan.configured(row, seed)
-            if _finished(folder, wanted.train.epochs) is not None:
+            if _finished(folder, plan.configured(row, seed)) is not None:
                 continue
             command = [*child_command("train"), "--output", str(folder)]
             if (folder / CONFIG).is_file():
@@ -127,11 +130,15 @@ def run_plan(plan: Plan, output: Path) -> None:
 
 
 def results(plan: Plan, output: Path) -> list[dict[str, Any]]:
-    """Of every finished run its row, seed and last epoch's metrics."""
+    """Of every finished run its row, seed and last epoch's metrics.
+
+    Raises:
+      UserError: as `run_plan`.
+    """
     found = []
     for row in plan.rows:
         for seed in plan.seeds:
-            entry = _finished(row_folder(output, row, seed), plan.configured(row, seed).train.epochs)
+            entry = _finished(row_folder(output, row, seed), plan.configured(row, seed))
             if entry is not None:
                 found.append({"row": row, "seed": seed, **entry})
     return found
@@ -151,10 +158,23 @@ def table(plan: Plan, found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _finished(folder: Path, epochs: int) -> dict[str, Any] | None:
-    """The last epoch's entry in metrics.json of a run that has come to its end."""
-    path = folder / METRICS
-    if not path.is_file():
+def _finished(folder: Path, wanted: Config) -> dict[str, Any] | None:
+    """The last epoch's entry in metrics.json of a run that has come to its end.
+
+    Raises:
+      UserError: the folder holds a run of another configuration, or its metrics.json is damaged.
+    """
+    if not (folder / CONFIG).is_file():
         return None
-    last = json.loads(path.read_text())["history"][-1]
-    return dict(last) if last["epoch"] >= epochs and "val_AP" in last else None
+    theirs = load_config(folder / CONFIG)
+    ours = dataclasses.replace(wanted, data=absolute(named(wanted.data)))
+    for section in ("model", "train", "data"):
+        for field, value in vars(getattr(ours, section)).items():
+            other = getattr(getattr(theirs, section), field)
+            if other != value:
+                raise UserError(
+                    f"{folder} holds a run with {section}.{field} {other}, and the plan has {value}; give another "
+                    "--output, or remove that run"
+                )
+    last = History(folder / METRICS, finished=wanted.train.epochs).entries[-1:]
+    return dict(last[0]) if last and last[0]["epoch"] == wanted.train.epochs and "val_AP" in last[0] else None
