@@ -49,6 +49,28 @@ def values(layer: object) -> list[np.ndarray]:
     return layer.get_weights()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("attribute", [None, "tinydet_sha256"])
+def test_arrays_that_would_fill_the_memory(attribute: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "bomb.weights.h5"
+    with h5py.File(file, "w") as content:
+        content.create_dataset("layers/conv/vars/0", (2**42,), np.float32)  # declared, not written
+        if attribute is not None:
+            content.attrs[attribute] = "0" * 64
+    assert file.stat().st_size < 10_000
+    with pytest.raises(UserError, match="its arrays would take 17592186044416 bytes, more than 64 times"):
+        load_detector(file, variant="S")
+
+
+def test_a_configuration_nested_too_deeply(tmp_path: Path) -> None:
+    source, config = detector(2)
+    save_weights(source, config, tmp_path / "x.weights.h5")
+    for text in ("[" * 3000, np.float64(3.0)):
+        with h5py.File(tmp_path / "x.weights.h5", "r+") as content:
+            content.attrs["tinydet_config"] = text
+        with pytest.raises(UserError, match="its configuration is damaged"):
+            load_detector(tmp_path / "x.weights.h5")
+
+
 @pytest.mark.parametrize("name", ["renamed.h5", "WEIGHTS", "five.weights.h5.bak"])
 def test_a_file_is_what_is_in_it_whatever_its_name(name: str, tmp_path: Path) -> None:
     source, config = detector(5)

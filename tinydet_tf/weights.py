@@ -11,19 +11,28 @@ import dataclasses
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import yaml
 
 from tinydet_lite.errors import UserError, shortened
 from tinydet_lite.files import atomic_path
 from tinydet_tf.commands import command_text
-from tinydet_tf.config import VARIANTS, Config, DataConfig, ModelConfig, config_from_dict, model_config, save_config
+from tinydet_tf.config import (
+    VARIANTS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    config_from_dict,
+    model_config,
+    read_yaml,
+    save_config,
+)
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.run_files import SUFFIX
 
@@ -40,6 +49,8 @@ _CLASS_BIAS = "rcnn_head/layers/dense_1/vars/1"
 
 #: What h5py and Keras raise on a file that is damaged or of another model.
 _DAMAGE = (OSError, KeyError, ValueError, RuntimeError, TypeError)
+#: What packing may make of the arrays of an honest file, at most: kernels in gzip are three quarters of their size.
+_INFLATED = 64
 
 
 def save_weights(detector: TinyDet, config: Config, path: Path, *, threshold: float | None = None) -> None:
@@ -74,7 +85,8 @@ def _save(model: Any, config: Config, path: Path, part: str | None = None, thres
 
 def save_compact(source: str | Path, path: Path) -> None:
     """Copies a detector's weights in half of the bytes, to start other trainings from: kernels in float16, the numbers
-    of a channel, which may be too large for that and weigh nothing, as they are. Where its data lay stays behind.
+    of a channel, which may be too large for that and weigh nothing, as they are. Paths stay behind: where its data lay,
+    and what it started from.
 
     Args:
       source: RUN or WEIGHTS.
@@ -100,8 +112,20 @@ def save_compact(source: str | Path, path: Path) -> None:
                 new.create_dataset(name, data=np.asarray(item))
 
         old.visititems(copy)
-        new.attrs[_ATTRIBUTE] = save_config(dataclasses.replace(config, data=DataConfig()))
+        recipe = dataclasses.replace(config.train, start=TrainConfig.start)
+        new.attrs[_ATTRIBUTE] = save_config(dataclasses.replace(config, data=DataConfig(), train=recipe))
         new.attrs[_DIGEST] = _digest(new)
+
+
+def _check_sizes(file: Any) -> None:
+    """
+    Raises:
+      ValueError: its arrays are many times its size: it was made to fill the memory.
+    """
+    sizes = []
+    file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
+    if sum(sizes) > _INFLATED * file.id.get_filesize():
+        raise ValueError(f"its arrays would take {sum(sizes)} bytes, more than {_INFLATED} times the file's")
 
 
 def _digest(file: Any) -> str:
@@ -139,6 +163,7 @@ def read_config(path: Path) -> Config | None:
     """
     try:
         with h5py.File(path, "r") as file:
+            _check_sizes(file)
             text, digest = file.attrs.get(_ATTRIBUTE), file.attrs.get(_DIGEST)
             damaged = digest is not None and digest != _digest(file)
     except _DAMAGE as error:
@@ -150,8 +175,8 @@ def read_config(path: Path) -> Config | None:
     if text is None:
         return None
     try:
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        values = read_yaml(text)
+    except ValueError as error:
         raise UserError(f"{path}: its configuration is damaged; save the weights again") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: its configuration is damaged; save the weights again")
@@ -277,13 +302,14 @@ class Initialized:
     class_names: tuple[str, ...] = ()
 
 
-def initialize(detector: TinyDet, path: str | Path, *, variant: str) -> Initialized:
+def initialize(detector: TinyDet, path: str | Path, *, variant: str, fresh: Collection[str] = ()) -> Initialized:
     """Starts a detector from a file: layers that match by name and shapes are taken, the others stay fresh.
 
     Args:
       detector: its variables are set.
       path: RUN or WEIGHTS, of a detector or of a backbone alone. Other class counts, input sizes, groups are fine.
       variant: which one the detector is, for messages and for weights that do not say theirs.
+      fresh: names of layers that stay as they are.
 
     Raises:
       UserError: no such file, damaged, or of another backbone.
@@ -311,7 +337,8 @@ def initialize(detector: TinyDet, path: str | Path, *, variant: str) -> Initiali
         if not layer.variables:
             continue
         given = there.get(name)
-        if given is not None and [v.shape for v in given.variables] == [v.shape for v in layer.variables]:
+        shapes = [variable.shape for variable in layer.variables]
+        if name not in fresh and given is not None and [v.shape for v in given.variables] == shapes:
             layer.set_weights(given.get_weights())
             taken.append(name)
         else:

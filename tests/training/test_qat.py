@@ -361,21 +361,21 @@ def test_weights_that_do_not_match(digits: Path, weights: Path, tmp_path: Path) 
 
 
 def test_what_a_run_cannot_begin_with(digits: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = config_for(digits, "train.qat=true")
+    config = config_for(digits, "train.qat=true", f"train.start='{weights}'")
+    started_at_random = config_for(digits, "train.qat=true", "train.start=random")
 
-    def refused(**options: Any) -> str:
+    def refused(changed: Config, **options: Any) -> str:
         with pytest.raises(UserError) as error:
-            check_qat(config, **{"init": weights, "resumed_epochs": None, "replicas": 1, **options})
+            check_qat(changed, **{"finished": 0, "replicas": 1, **options})
         return str(error.value)
 
-    check_qat(config, init=weights, resumed_epochs=None, replicas=1)
-    check_qat(config, init=None, resumed_epochs=3, replicas=1)
-    check_qat(config_for(digits), init=None, resumed_epochs=None, replicas=8)  # not quantization-aware
-    assert "give --init RUN" in refused(init=None)
-    assert "one device, and there are 2" in refused(replicas=2)
-    assert "no whole epoch to resume" in refused(init=None, resumed_epochs=0)
+    check_qat(config, finished=0, replicas=1)
+    check_qat(started_at_random, finished=3, replicas=1)
+    check_qat(config_for(digits), finished=0, replicas=8)  # not quantization-aware
+    assert "give --init RUN" in refused(started_at_random)
+    assert "one device, and there are 2" in refused(config, replicas=2)
     monkeypatch.setitem(sys.modules, "tensorflow_model_optimization", None)
-    assert "TFMOT" in refused() and "pip install" in refused()
+    assert "TFMOT" in refused(config) and "pip install" in refused(config)
 
 
 def test_the_recipe_is_a_tenth_of_the_runs(weights: Path, digits: Path, tmp_path: Path) -> None:

@@ -19,18 +19,22 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf_keras as keras
 
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import load_config, save_config
 from tinydet_tf.data.digits import digits_folder
+from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.training.run import callbacks
 from tinydet_tf.training.run.callbacks import History, KeepBest
 from tinydet_tf.training.run.folder import check_folder, finished_epochs, resumed_config
 from tinydet_tf.training.run.train import train
-from tinydet_tf.weights import BEST, LAST, load_detector
+from tinydet_tf.weights import BEST, LAST, load_detector, save_weights
 
 PROGRAM = Path(__file__).with_name("train_program.py")
 EPOCHS = 4
+STEPS = 2  # of an epoch, with the four images of `new`
 
 # RoIs are chosen at random, which a resumed run has to repeat. OHEM follows from the weights, and its graph and
 # histograms would make each of twenty starts longer; test_seeing.py and test_qat.py resume with it.
@@ -106,7 +110,7 @@ def test_any_folder_can_be_resumed(new: dict[str, Any], tmp_path: Path, monkeypa
     other.write_bytes(b"")
     settings = ["data.root=data", *SMALL, "train.epochs=1"]
     train(load_config(variant="S", assignments=settings), folder, verbose=0)
-    assert finished_epochs(folder) == 1
+    assert finished_epochs(folder, STEPS) == 1
     # The data is found from anywhere; an old run, whose path is relative, looks for it above itself.
     config = load_config(folder / "config.yaml")
     assert config.data.root == str(tmp_path / "data")
@@ -116,7 +120,7 @@ def test_any_folder_can_be_resumed(new: dict[str, Any], tmp_path: Path, monkeypa
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace(str(tmp_path / "data"), "data"))
     train(resumed_config(folder, ["train.epochs=2"]), folder, resume=True, verbose=0)
-    assert finished_epochs(folder) == 2
+    assert finished_epochs(folder, STEPS) == 2
     assert [entry["epoch"] for entry in json.loads((folder / "metrics.json").read_text())["history"]] == [1, 2]
     assert list((folder / "logs").rglob("events.out.tfevents.*"))
     # One checkpoint, and no other run's is gone.
@@ -128,7 +132,7 @@ def test_any_folder_can_be_resumed(new: dict[str, Any], tmp_path: Path, monkeypa
     assert load_detector(folder)[1].data.root == str(tmp_path / "data")
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "t[1]"))
     with pytest.raises(UserError, match="TensorFlow takes for a pattern"):
-        finished_epochs(folder)
+        finished_epochs(folder, STEPS)
 
 
 def test_a_resumed_run_whose_data_is_gone(new: dict[str, Any], tmp_path: Path) -> None:
@@ -182,7 +186,7 @@ def test_killed_while_a_checkpoint_is_written(uninterrupted: Path, new: dict[str
     process = start(run, **new)
     kill_when(process, lambda: writing_checkpoint(run, 1))
     # The second epoch's checkpoint is not whole: the first one counts, although the epoch's other files are written.
-    assert finished_epochs(run) == 1 and epochs_noted(run) == 2
+    assert finished_epochs(run, STEPS) == 1 and epochs_noted(run) == 2
     assert list((run / "backup" / "chief").glob("ckpt-2*"))
     finish(start(run, resume=True))
     assert_same_run(run, uninterrupted)
@@ -233,7 +237,7 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_survives(
     assert process.returncode == 2, err[-3000:]
     assert ": error: " in err.strip().splitlines()[-1] and "Traceback" not in err, err[-3000:]
     assert "File too large" in err.strip().splitlines()[-1]
-    assert finished_epochs(run) == EPOCHS
+    assert finished_epochs(run, STEPS) == EPOCHS
     if what_fits == "nothing":
         after = arrays(run / LAST)
         assert all(np.array_equal(before[key], after[key]) for key in before)
@@ -241,7 +245,62 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_survives(
     # With room again it goes on.
     if what_fits == "the weights":
         finish(start(run, resume=True))
-        assert finished_epochs(run) == EPOCHS + 1
+        assert finished_epochs(run, STEPS) == EPOCHS + 1
+
+
+@pytest.mark.slow
+def test_killed_in_its_first_epoch_it_starts_from_the_same(
+    new: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(variant="S", assignments=[*new["set"], "train.epochs=1", "train.seed=1"])
+    other = TinyDet(config.model, 10)
+    init = tmp_path / "init.weights.h5"
+    save_weights(other, dataclasses.replace(config, class_names=tuple("0123456789")), init)
+    monkeypatch.chdir(tmp_path)
+    train(config, tmp_path / "whole", init=Path(init.name), verbose=0)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks.FreezeBackbone, "on_epoch_begin", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "killed", init=Path(init.name), verbose=0)
+    monkeypatch.chdir("/")
+    train(resumed_config(tmp_path / "killed"), tmp_path / "killed", resume=True, verbose=0)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def backup_of(folder: Path, *, epochs: int) -> Path:
+    """What a run of so many epochs leaves of its state, as far as `finished_epochs` looks at it."""
+    state = {"ckpt_saved_epoch": tf.Variable(epochs - 1), "ckpt_saved_batch": tf.Variable(STEPS - 1)}
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(**state), str(folder / "backup" / "chief"), 1)
+    manager.save()
+    (folder / "metrics.json").write_text(json.dumps({"history": noted([0.1] * epochs), "best": {}}))
+    return folder / "backup" / "chief"
+
+
+def test_a_backup_that_is_gone_is_no_new_run(tmp_path: Path) -> None:
+    for index, damage in enumerate([
+        lambda chief: shutil.rmtree(chief.parent),
+        lambda chief: next(chief.glob("*.index")).unlink(),
+        lambda chief: (chief / "checkpoint").write_bytes(b"\0garbage"),
+    ]):  # fmt: skip
+        folder = tmp_path / str(index)
+        chief = backup_of(folder, epochs=2)
+        assert finished_epochs(folder, STEPS) == 2
+        damage(chief)
+        with pytest.raises(UserError, match=r"backup is damaged or gone; start a new run with --init .*last\.weights"):
+            finished_epochs(folder, STEPS)
+    # Killed before its first backup was whole, when the epoch was noted already.
+    shutil.rmtree(backup_of(tmp_path / "first", epochs=1))
+    assert finished_epochs(tmp_path / "first", STEPS) == 0
+
+
+def test_other_pictures_have_other_steps(tmp_path: Path) -> None:
+    backup_of(tmp_path, epochs=3)
+    with pytest.raises(UserError, match="had 2 steps an epoch, its data gives 8 by now"):
+        finished_epochs(tmp_path, 8)
 
 
 def noted(aps: list[float | None]) -> list[dict[str, float]]:

@@ -35,9 +35,9 @@ def test_a_run_starts_from_them_unless_told_otherwise(tmp_path: Path, caplog: py
     assert file is not None
     theirs, _ = load_detector(file)
 
-    def started(config: Config, init: Path | None = None) -> TinyDet:
-        detector = TinyDet(config.model, 3)
-        begin(detector, config, init)
+    def started(config: Config, classes: int = 3) -> TinyDet:
+        detector = TinyDet(config.model, classes)
+        begin(detector, config)
         return detector
 
     def same(detector: TinyDet, other: TinyDet, part: str) -> bool:
@@ -50,11 +50,16 @@ def test_a_run_starts_from_them_unless_told_otherwise(tmp_path: Path, caplog: py
     assert "have seen the digits" in caplog.text and "--set train.start=random" in caplog.text
     # The classes are others, so their scores alone are fresh.
     assert ours.rcnn_head.get_layer("rcnn_score").get_weights()[0].shape[-1] == 4
+    for names, equal in (("abcdefghij", False), ("0123456789", True)):  # ten others are no digits
+        ten = started(Config(model=model, class_names=tuple(names)), 10)
+        for name, taken in (("rcnn_score", equal), ("rcnn_box", True)):
+            ours, of_digits = (d.rcnn_head.get_layer(name).get_weights()[0] for d in (ten, theirs))
+            assert np.array_equal(ours, of_digits) is taken, (names, name)
     random = started(Config(model=model, train=TrainConfig(start="random")))
     assert not same(random, theirs, "pyramid")
     given = tmp_path / "given.weights.h5"
     save_weights(random, Config(model=model, class_names=("a", "b", "c")), given)
-    assert same(started(Config(model=model), given), random, "pyramid")
+    assert same(started(Config(model=model, train=TrainConfig(start=str(given)))), random, "pyramid")
     caplog.clear()
     with caplog.at_level(logging.INFO):
         started(Config(model=model_config("S", input_size=64, backbone="shallow")))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import Config, load_config
+from tinydet_tf.config import STARTS, Config, load_config
 from tinydet_tf.data.locating import some
 from tinydet_tf.data.splits import found
 from tinydet_tf.training.qat.fake_quantization import load_tfmot
@@ -51,11 +51,11 @@ def qat_config(init: Any, *, other_data: bool = False) -> Config:
     return dataclasses.replace(config, data=data, train=changed)
 
 
-def check_qat(config: Config, *, init: Any, resumed_epochs: int | None, replicas: int) -> None:
+def check_qat(config: Config, *, finished: int, replicas: int) -> None:
     """Makes sure that a quantization-aware run can begin.
 
     Args:
-      resumed_epochs: whole epochs of the run that is resumed; None: a new run.
+      finished: whole epochs of the run that is resumed; 0: it begins.
 
     Raises:
       UserError: it cannot.
@@ -70,10 +70,8 @@ def check_qat(config: Config, *, init: Any, resumed_epochs: int | None, replicas
         )
     if replicas > 1:
         raise UserError(f"--qat trains on one device, and there are {replicas}; leave --strategy out")
-    if resumed_epochs is None and init is None:
+    if not finished and config.train.start in STARTS:
         raise UserError("--qat goes on from trained weights; give --init RUN (train without --qat first)")
-    if resumed_epochs == 0:
-        raise UserError("this --qat run has no whole epoch to resume; start it again with --init RUN --qat --overwrite")
 
 
 def check_qat_weights(config: Config, result: Initialized, init: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import tempfile
@@ -26,6 +27,8 @@ RESUMABLE = (
 )  # fmt: skip
 #: Where TensorFlow looks for a checkpoint, it takes these in the path of a folder for a pattern.
 _PATTERN = "*?[" if os.sep == "\\" else "*?[\\"
+#: Behind the name of a variable in a checkpoint.
+_VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _OURS = (CONFIG, METRICS, LOGS, BACKUP, BEST, LAST, CALIBRATION)
 
 
@@ -105,26 +108,49 @@ def resumed_config(folder: Path, assignments: Sequence[str] = ()) -> Config:
     return dataclasses.replace(config, data=data)
 
 
-def finished_epochs(folder: Path) -> int:
+def finished_epochs(folder: Path, steps: int) -> int:
     """How many epochs the backup of a run holds; 0 where there is none yet.
 
+    Args:
+      steps: of an epoch of the data as it is now.
+
     Raises:
-      UserError: it is damaged. All of it is read here, because Keras would only find out in the middle of restoring.
+      UserError: it is damaged or gone, or its epochs had another number of steps. All of it is read here, because Keras
+        would only find out in the middle of restoring.
     """
+    anew = f"start a new run with --init {folder / LAST}"
     try:
         with plain_path(folder) as plain:
             checkpoint = tf.train.latest_checkpoint(str(plain / BACKUP / "chief"))
             if checkpoint is None:
+                if _had_backup(folder):
+                    raise UserError(f"{folder / BACKUP} is damaged or gone; {anew}")
                 return 0
             reader = tf.train.load_checkpoint(checkpoint)
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)
-            saved = reader.get_tensor("ckpt_saved_epoch/.ATTRIBUTES/VARIABLE_VALUE")
+            epoch, batch = (int(reader.get_tensor(f"ckpt_saved_{last}{_VALUE}")) for last in ("epoch", "batch"))
     except UserError:
         raise
     except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
-        raise UserError(f"{folder / BACKUP} is damaged; start a new run with --init {folder / LAST}") from error
-    return int(saved) + 1
+        raise UserError(f"{folder / BACKUP} is damaged; {anew}") from error
+    if batch + 1 != steps:
+        # The learning rate follows from the number of the step.
+        raise UserError(
+            f"{folder} had {batch + 1} steps an epoch, its data gives {steps} by now: the pictures are others; {anew}"
+        )
+    return epoch + 1
+
+
+def _had_backup(folder: Path) -> bool:
+    """Whether a run without a checkpoint had one: TensorFlow lists those that are whole, and an epoch is noted before
+    its backup, the next one after it."""
+    if (folder / BACKUP / "chief" / "checkpoint").exists():
+        return True
+    try:
+        return len(json.loads((folder / METRICS).read_text())["history"]) > 1
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def prepare_folder(folder: Path, config: Config, *, resume: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a run's detector starts from: weights that it is given, those that come along, or random ones."""
+"""What a run's detector starts from: weights that it is given, those that come along, or random ones (train.start)."""
 
 from __future__ import annotations
 
@@ -6,47 +6,57 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from tinydet_tf.config import DIGITS, Config
+from tinydet_tf.config import DIGITS, STARTS, Config
 from tinydet_tf.data.locating import some
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.starts import start_file
 from tinydet_tf.training.qat.start import check_qat_weights
-from tinydet_tf.weights import Initialized, initialize, placeholder_names
+from tinydet_tf.weights import Initialized, initialize, placeholder_names, read_config, weights_file
 
 _LOG = logging.getLogger(__name__)
+#: The layer whose weights are the classes'.
+_CLASSES = "rcnn_score"
 
 
-def weights_to_start_from(config: Config, init: Path | None) -> Path | None:
+def weights_to_start_from(config: Config) -> Path | None:
     """Those of --init, else those that come along, if `train.start` wants them and there are some; None: random ones.
 
     Raises:
-      UserError: the file that comes along is damaged.
+      UserError: no such file, or the one that comes along is damaged.
     """
-    return init or (start_file(config.model) if config.train.start == DIGITS else None)
+    start = config.train.start
+    if start in STARTS:
+        return start_file(config.model) if start == DIGITS else None
+    return weights_file(start)
 
 
-def begin(detector: TinyDet, config: Config, init: Path | None) -> None:
+def begin(detector: TinyDet, config: Config) -> None:
     """Gives a new detector the weights that its run starts from, and logs which.
+
+    Of those that are given, also of a backbone alone or of other classes, what matches by name and shape is taken; of
+    those that come along nothing that is the digits' alone.
 
     Args:
       detector: with random weights, which stay where there are no others.
       config: of the run.
-      init: RUN or WEIGHTS, also of a backbone alone or of other classes: what matches by name and shape is taken.
 
     Raises:
       UserError: no such file, damaged, of another backbone, or, with `train.qat`, not of the whole network.
     """
-    file = weights_to_start_from(config, init)
+    file = weights_to_start_from(config)
     if file is None:
         if config.train.start == DIGITS:
             _LOG.info("starting from random weights: no others come along for this network")
         return
-    started = initialize(detector, file, variant=config.variant)
-    if init is not None:
+    if config.train.start != DIGITS:
+        started = initialize(detector, file, variant=config.variant)
         if config.train.qat:
-            check_qat_weights(config, started, init)
-        report_start(started, init, config.class_names)
+            check_qat_weights(config, started, file)
+        report_start(started, file, config.class_names)
     else:
+        theirs = read_config(file)
+        other = theirs is None or theirs.class_names != config.class_names
+        started = initialize(detector, file, variant=config.variant, fresh=(_CLASSES,) if other else ())
         _LOG.info(
             "starting from weights that come along and have seen the digits, %d layers; --set train.start=random for "
             "random ones", len(started.taken),
@@ -59,7 +69,7 @@ def report_start(result: Initialized, init: Path, class_names: tuple[str, ...]) 
     different = [f"model.{name} {_plain(theirs)} (here {_plain(ours)})"
                  for name, (theirs, ours) in result.different.items()]  # fmt: skip
     named = result.class_names not in ((), placeholder_names(len(result.class_names)))
-    if "rcnn_score" in result.taken and named and result.class_names != class_names:
+    if _CLASSES in result.taken and named and result.class_names != class_names:
         theirs, ours = (some(names) for names in (result.class_names, class_names))
         different.append(f"classes {theirs} (here {ours})")
     if different:

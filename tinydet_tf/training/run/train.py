@@ -159,7 +159,7 @@ class TrainingRun:
         strategy: Any,
         verbose: int,
     ) -> None:
-        self.folder, self.init, self.resume, self.strategy, self.verbose = folder, init, resume, strategy, verbose
+        self.folder, self.resume, self.strategy, self.verbose = folder, resume, strategy, verbose
         self.replicas, self.chief = strategy.num_replicas_in_sync, is_chief(strategy)
         self.worker, self.workers = worker(strategy)
         check_batch_size(config.train.batch_size, self.replicas)
@@ -178,13 +178,17 @@ class TrainingRun:
             )
         match_classes(names, self.val_data)
         config = dataclasses.replace(config, data=absolute(named(config.data)))
+        if init is not None:
+            # Kept with the run: what is killed in its first epoch starts from the same.
+            recipe = dataclasses.replace(config.train, start=str(init.absolute()))
+            config = dataclasses.replace(config, train=recipe)
         self.config = dataclasses.replace(config, class_names=names, category_ids=self.train_data.category_ids)
-        self.recipe = config.train
-        self.finished = finished_epochs(folder) if resume else 0
-        check_qat(self.config, init=init, resumed_epochs=self.finished if resume else None, replicas=self.replicas)
+        self.recipe = self.config.train
+        self.steps = len(self.train_data.images) // self.recipe.batch_size
+        self.finished = finished_epochs(folder, self.steps) if resume else 0
+        check_qat(self.config, finished=self.finished, replicas=self.replicas)
         self._warn_of_freezing()
         self.history = History(folder / METRICS, finished=self.finished, write=self.chief)
-        self.steps = len(self.train_data.images) // self.recipe.batch_size
 
     def train(self) -> dict[str, Any]:
         """Trains what is left to train; what `train` returns and raises.
@@ -215,7 +219,7 @@ class TrainingRun:
 
     def _warn_of_freezing(self) -> None:
         freeze, epochs = self.recipe.freeze_backbone, self.recipe.epochs
-        if freeze and not self.resume and weights_to_start_from(self.config, self.init) is None:
+        if freeze and not self.resume and weights_to_start_from(self.config) is None:
             _LOG.warning("train.freeze_backbone without --init trains on a backbone that has learnt nothing")
         if freeze >= epochs:
             _LOG.warning("train.freeze_backbone is %d of %d epochs: it stays frozen", freeze, epochs)
@@ -238,14 +242,14 @@ class TrainingRun:
         with self.strategy.scope():
             batch_norm = BatchNorm(synchronized=self.replicas > 1)
             detector = TinyDet(config.model, len(config.class_names), batch_norm=batch_norm, precision=recipe.precision)
-        if not self.resume:
-            begin(detector, config, self.init)
+        if not self.finished:
+            begin(detector, config)
         copy = PlainCopy(detector, self.strategy, averaged=recipe.ema is not None)
         if not recipe.qat:
             return Networks(detector, copy, trained=detector, shown=copy.detector)
         trained = QuantizedDetector(detector)
         shown = QuantizedDetector(copy.detector, trained.ranges)
-        if not self.resume:  # a resumed run gets its ranges from the backup
+        if not self.finished:  # a resumed run gets its ranges from the backup
             trained.observe(batch["images"] for batch in first_batches(config, self.train_data, OBSERVED))
         from tinydet_tf.export.kept_ranges import Int8Form  # only --qat needs the exporter
 
