@@ -19,10 +19,13 @@ import tensorflow as tf
 from scenes import dataset_of
 from tinydet_lite.detections import Detections
 from tinydet_lite.errors import UserError
+from tinydet_lite.models import DIGITS
 from tinydet_tf.cli.evaluate import suggestion
 from tinydet_tf.config import Config, model_config
+from tinydet_tf.keras_detector import open_detector
 from tinydet_tf.matching import OperatingPoint
 from tinydet_tf.model.detector import TinyDet
+from tinydet_tf.run_files import model_path
 from tinydet_tf.training.run.callbacks import CocoValidation
 from tinydet_tf.training.run.start import report_start
 from tinydet_tf.training.run.train import RunTrainer
@@ -59,6 +62,28 @@ def test_arrays_that_would_fill_the_memory(attribute: str | None, tmp_path: Path
     assert file.stat().st_size < 10_000
     with pytest.raises(UserError, match="its arrays would take 17592186044416 bytes, more than 64 times"):
         load_detector(file, variant="S")
+
+
+def test_a_run_may_have_the_name_of_a_model_that_comes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("digits").mkdir()
+    assert model_path("digits") == DIGITS
+    save_weights(*detector(2), Path("digits/best.weights.h5"))
+    assert model_path("digits") == Path("digits")
+
+
+def test_an_unknown_tflite_is_tried_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A runtime may crash over a file that is sound, and would take the evaluation with it."""
+
+    def crash(path: Path) -> None:
+        raise UserError(f"{path} cannot be run")
+
+    monkeypatch.setattr("tinydet_lite.guard.trial.try_model", crash)
+    file = tmp_path / "x.tflite"
+    file.write_bytes(DIGITS.read_bytes())
+    with pytest.raises(UserError, match=r"x\.tflite cannot be run"):
+        open_detector(file)
+    assert open_detector("digits").labels == tuple("0123456789")
 
 
 def test_a_configuration_nested_too_deeply(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import read_model
-from tinydet_lite.models import model_file
 from tinydet_tf.config import Config, DataConfig, assignment, load_config
 from tinydet_tf.data.splits import data_of, load_split
 from tinydet_tf.evaluation import Evaluation
@@ -36,7 +35,7 @@ from tinydet_tf.export.kept_ranges import TRAINED, kept_ranges
 from tinydet_tf.export.quantize import Quantized
 from tinydet_tf.export.schemes import scheme_named
 from tinydet_tf.keras_detector import open_detector as load_detector
-from tinydet_tf.run_files import is_run
+from tinydet_tf.run_files import is_run, model_path
 from tinydet_tf.weights import load_detector as load_network
 from tinydet_tf.weights import read_config, read_threshold, weights_file
 
@@ -118,7 +117,7 @@ def evaluate(
     Raises:
       UserError: the model or the data cannot be used, or they do not belong together.
     """
-    path = model_file(model)
+    path = model_path(model)
     if not isinstance(data, DataConfig):
         data = data_of_model(path) if data is None else DataConfig(root=str(data))
     dataset = load_split(dataclasses.replace(data, limit=limit), split)

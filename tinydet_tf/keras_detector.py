@@ -16,12 +16,12 @@ import tinydet_tf
 from tinydet_lite.detector import INPUT, Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.forms import BOXES, CLASS_PROBS
+from tinydet_lite.guard.trial import try_unknown
 from tinydet_lite.metadata import ModelInfo
-from tinydet_lite.models import model_file
 from tinydet_tf.config import Config
 from tinydet_tf.data.splits import set_name
 from tinydet_tf.model.detector import TinyDet
-from tinydet_tf.run_files import is_run
+from tinydet_tf.run_files import is_run, model_path
 from tinydet_tf.weights import load_detector as load_network
 from tinydet_tf.weights import read_threshold
 
@@ -95,8 +95,9 @@ def open_detector(
     Raises:
       UserError: not one of these, damaged, or of another variant than asked for.
     """
-    path = model_file(model)
+    path = model_path(model)
     if path.is_file() and not is_run(path):
+        try_unknown(path)
         detector = Detector(path, num_threads=num_threads, score_threshold=score_threshold)
         if variant is not None and detector.info.variant != variant:
             raise UserError(f"{model} holds TinyDet-{detector.info.variant}, --variant says {variant}")

@@ -93,8 +93,9 @@ def _stop_half_way(target, number):
     return child.returncode
 
 
-def test_sigterm_leaves_nothing_half_written(tmp_path):
-    assert _stop_half_way(tmp_path / "x.json", signal.SIGTERM) == 143
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["term", "hup"])
+def test_termination_leaves_nothing_half_written(tmp_path, number, code):
+    assert _stop_half_way(tmp_path / "x.json", number) == code
     assert os.listdir(tmp_path) == []
 
 

@@ -97,6 +97,9 @@ def test_a_name_stands_for_a_file_where_no_file_has_it(tmp_path, monkeypatch):
     assert model_file("digits.tflite") == Path("digits.tflite")
     with pytest.raises(UserError, match="digit: no such model file"):
         Detector("digit")
+    Path("digits").mkdir()  # a folder of that name, as of the data set
+    assert model_file("digits") == DIGITS
+    Path("digits").rmdir()
     Path("digits").write_bytes(b"no model")
     assert model_file("digits") == Path("digits")
     with pytest.raises(UserError, match="digits is not a"):

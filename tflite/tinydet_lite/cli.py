@@ -1,5 +1,5 @@
 """How every command of the project ends: 0 done, 2 wrong input (one line, no traceback), 130 interrupted,
-143 terminated."""
+129 hung up, 143 terminated."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ EXIT_WRONG_INPUT = 2
 EXIT_INTERRUPTED = 130
 # What a shell reports for a program that SIGPIPE ended (`detect.py ... | head`).
 EXIT_BROKEN_PIPE = 141
-# And for one that SIGTERM ended (`timeout`, `docker stop`, systemd).
-EXIT_TERMINATED = 143
+#: What asks a program to end: `timeout`, `docker stop`, systemd; an ssh session that is gone (not on Windows).
+TERMINATIONS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def run(main: Callable[[], None]) -> None:
@@ -28,8 +28,8 @@ def run(main: Callable[[], None]) -> None:
         main: the command; it parses sys.argv itself. argparse's own errors already exit with 2.
 
     Returns when `main` returns. Exits with 2 on UserError and OSError (disk full, permission denied), with
-    130 on Ctrl-C, with 143 on SIGTERM; in each case after every `finally`, so that temporary files are gone. Any
-    other exception is a bug and keeps its traceback.
+    130 on Ctrl-C, with 143 on SIGTERM and 129 on SIGHUP; in each case after every `finally`, so that temporary
+    files are gone. Any other exception is a bug and keeps its traceback.
     """
     with _orderly_termination():
         _run(main)
@@ -37,25 +37,27 @@ def run(main: Callable[[], None]) -> None:
 
 @contextmanager
 def _orderly_termination() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit in the main thread. By itself it ends the process where it stands."""
+    """Let TERMINATIONS raise SystemExit in the main thread. By themselves they end the process where it stands."""
     # Python allows signal handlers in the main thread alone. A handler that somebody set, or nohup's "ignore", stays.
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    ):
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signal.signal(signal.SIGTERM, _terminate)
+    ours = [number for number in TERMINATIONS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _terminate(_number: int, _frame: Any) -> None:
+def terminate(number: int, _frame: Any = None) -> None:
+    """End as a shell reports a program that this signal ended."""
     # Once is enough: a second one must not interrupt the cleaning up.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise SystemExit(EXIT_TERMINATED)
+    for each in TERMINATIONS:
+        signal.signal(each, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 def _run(main: Callable[[], None]) -> None:
@@ -66,7 +68,8 @@ def _run(main: Callable[[], None]) -> None:
             reconfigure(errors="backslashreplace")
     try:
         main()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # `>&-`
+            sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except BrokenPipeError:

@@ -13,13 +13,12 @@ from tinydet_lite.commands.tile_options import add_tile_options, tile_arguments
 from tinydet_lite.detector import Detector
 from tinydet_lite.errors import UserError, printable
 from tinydet_lite.metadata import DEFAULT_THRESHOLD
-from tinydet_lite.models import model_file
 from tinydet_lite.tiles import TiledDetector
 from tinydet_tf.cli.options import add_model, check_least, check_model, check_outputs
 from tinydet_tf.commands import command_text, command_words
 from tinydet_tf.config import DataConfig
 from tinydet_tf.data.labelled import SPLIT_CHOICES
-from tinydet_tf.run_files import is_run
+from tinydet_tf.run_files import is_run, model_path
 
 if TYPE_CHECKING:
     from tinydet_tf.evaluation import Evaluation
@@ -58,7 +57,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     args = parse()
-    args.model = model_file(args.model)
+    args.model = model_path(args.model)
     check_model(args, "a run folder, a .weights.h5 or a .tflite file")
     check_least(args, limit=1, worst=0)
     check_outputs(args.json)

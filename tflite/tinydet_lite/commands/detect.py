@@ -15,7 +15,7 @@ from ..cli import run
 from ..detector import Detector
 from ..errors import UserError, printable
 from ..files import check_target
-from ..guard.trial import try_model
+from ..guard.trial import try_unknown
 from ..media.classes import class_ids_of
 from ..media.fonts import check_font, font_for, unwritable, written
 from ..media.sources import ImageFiles, Problem, Source, open_source
@@ -62,8 +62,7 @@ class OpenModel(Protocol):
 
 def open_tflite(model: Path, *, num_threads: int | None, score_threshold: float | None, accelerator: str) -> Detector:
     """A .tflite, tried in a process of its own first unless it comes with the package."""
-    if model not in SHIPPED.values():
-        try_model(model)
+    try_unknown(model)
     return Detector(model, num_threads=num_threads, score_threshold=score_threshold, accelerator=accelerator)
 
 
@@ -159,7 +158,8 @@ def _detect(arguments: argparse.Namespace, open_model: OpenModel) -> None:
                     found += len(item.detections)
         except UserError as error:
             progress.finish(source.live)
-            kept = f"; what was done before is in {folder}" if meter.frames and folder.is_dir() else ""
+            there = meter.frames and folder.is_dir() and any(folder.iterdir())
+            kept = f"; what was done before is in {folder}" if there else ""
             raise UserError(f"{error}{kept}") from error
         progress.finish(source.live)
         if meter.frames:
@@ -179,7 +179,8 @@ def _parser() -> argparse.ArgumentParser:
         f"pictures or an annotated video, and what was found: {JSON_NAME} for images, {JSON_LINES_NAME} (a line a "
         "frame) for videos and cameras.",
         epilog="Exit code: 0 done; 2 wrong input, or a part of it could not be read (the rest is done); 130 Ctrl-C, "
-        "143 SIGTERM (what was done is kept). Videos and cameras need OpenCV: pip install opencv-python-headless.",
+        "143 SIGTERM, 129 SIGHUP (what was done is kept). Videos and cameras need OpenCV: "
+        "pip install opencv-python-headless.",
     )
     parser.add_argument(
         "--model",

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that is asked between two pictures, so that files are closed whole."""
+"""Ctrl-C, SIGTERM and SIGHUP as a question that is asked between two pictures, so that files are closed whole."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..cli import EXIT_TERMINATED
+from ..cli import TERMINATIONS
 
 
 class StopSignals:
-    """Within its block a first Ctrl-C or SIGTERM is only noted: call the object to ask.
+    """Within its block a first Ctrl-C or one of TERMINATIONS is only noted: call the object to ask.
 
     A second one raises KeyboardInterrupt, for whoever does not want to wait; not after `finishing` was called.
     Outside the main thread, where Python allows no handlers, and for signals that are ignored (nohup), it does
@@ -25,7 +25,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *TERMINATIONS):
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._note)
         return self
@@ -47,7 +47,7 @@ class StopSignals:
         if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
         if self._signal is not None:
-            raise SystemExit(EXIT_TERMINATED)
+            raise SystemExit(128 + self._signal)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         again = self._signal is not None

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import PathLike
+from ..models import SHIPPED
 from ..runtime import RUNTIME_VARIABLE, build_interpreter
 from .child import ChildCrashed, ChildNotStarted, run_module
 from .flatbuffer import read_flatbuffer
@@ -26,6 +27,12 @@ from .flatbuffer import read_flatbuffer
 _TIMEOUT_SECONDS = 120.0
 _DISTRIBUTIONS = ("ai-edge-litert", "tflite-runtime", "tensorflow", "numpy")
 _RUNS = 2
+
+
+def try_unknown(path: PathLike) -> None:
+    """`try_model`, unless the file comes with the package."""
+    if Path(path) not in SHIPPED.values():
+        try_model(path)
 
 
 def try_model(path: PathLike, timeout: float = _TIMEOUT_SECONDS) -> None:

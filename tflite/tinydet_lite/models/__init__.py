@@ -19,7 +19,7 @@ SHIPPED = {"digits": DIGITS, "hituav": HITUAV}
 def model_file(model: PathLike) -> Path:
     """A model's file: that of a name in SHIPPED, or the path that was given.
 
-    What lies here under the name of a shipped model comes before it.
+    A file that lies here under the name of a shipped model comes before it; a folder, as of its data set, does not.
     """
     path = Path(model)
-    return path if os.path.lexists(path) else SHIPPED.get(os.fspath(model), path)
+    return path if os.path.lexists(path) and not path.is_dir() else SHIPPED.get(os.fspath(model), path)
