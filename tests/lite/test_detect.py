@@ -376,6 +376,25 @@ def test_what_is_not_ours_is_not_replaced_by_a_video(model_path, tmp_path, capsy
     assert _tree(tmp_path / "out") == {name: b"0 0.5 0.5 0.25 0.25\n"}
 
 
+def test_labels_of_a_longer_run_go(model_path, tmp_path):
+    path, out = write_video(tmp_path / "clip.avi", [moving_block(index) for index in range(6)]), tmp_path / "out"
+    command = [
+        "--model",
+        str(model_path),
+        "--source",
+        str(path),
+        "--output",
+        str(out),
+        "--format",
+        "yolo",
+        "--no-drawn",
+    ]
+    main(command)
+    (out / "labels" / "other_000009.txt").write_text("")
+    main([*command, "--max-frames", "2"])
+    assert sorted(os.listdir(out / "labels")) == ["clip_000000.txt", "clip_000001.txt", "other_000009.txt"]
+
+
 def test_video(model_path, tmp_path, capsys):
     """Odd sizes too: the mp4 is rounded up to even ones, the numbers are the source's."""
     pixels = [moving_block(index, 129, 97)[:, :129] for index in range(30)]
@@ -535,16 +554,16 @@ def small_files(limit):
 )
 def test_full_disk(model_path, tmp_path, monkeypatch, name, more):
     # The trial of a model writes files, too.
-    monkeypatch.setattr("tinydet_lite.commands.detect.try_model", lambda path: None)
+    monkeypatch.setattr("tinydet_lite.commands.detect.try_unknown", lambda path: None)
     path = write_video(tmp_path / "clip.mp4", [moving_block(index % 40) for index in range(100)])
     out = tmp_path / "out"
     with small_files(4000), pytest.raises(UserError, match=f"cannot write {out / name}: "):
         main(["--model", str(model_path), "--source", str(path), "--output", str(out), *more])
     assert not [file for file in os.listdir(out) if file.startswith(".") or file.endswith(("mp4", "coco.json"))]
     if name == "detections.jsonl":
-        # Whole lines, but for the last.
-        *lines, _ = (out / name).read_text().split("\n")
-        assert len([json.loads(line) for line in lines]) >= 5
+        assert len([json.loads(line) for line in (out / name).open()]) >= 5
+    if name == "detections.csv":
+        assert (out / name).read_text().endswith("\n")
 
 
 def test_wrong_outputs(model_path, scene, tmp_path, capsys):

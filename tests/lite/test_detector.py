@@ -122,7 +122,9 @@ def test_threads_may_share_a_detector(detector, scene):
         ({"score_threshold": float("nan")}, "score_threshold nan"),
         ({"iou_threshold": -0.1}, "iou_threshold -0.1"),
         ({"max_detections": 0}, "max_detections 0"),
-        ({"num_threads": 0}, "0 threads"),
+        ({"num_threads": 0}, "0 threads came; expected 1 to 256"),
+        ({"num_threads": 40_000}, "40000 threads came; expected 1 to 256"),
+        ({"num_threads": 1.5}, "1.5 threads came; expected a whole number"),
     ],
 )
 def test_arguments_are_checked(model_path, options, message):

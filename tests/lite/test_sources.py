@@ -174,6 +174,19 @@ def test_images(tmp_path):
         list(ImageFiles([paths[1]]))
 
 
+def test_further_pages_and_frames_are_told(tmp_path):
+    pages = [Image.new("RGB", (6, 4), (value, 0, 0)) for value in (0, 100, 200)]
+    for name in ("a.tif", "b.gif", "c.png"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "d.tif")
+    items = list(open_source(tmp_path))
+    assert [item.name for item in items if isinstance(item, Frame)] == ["a.tif", "b.gif", "c.png", "d.tif"]
+    notes = [(item.message, item.lost) for item in items if isinstance(item, Problem)]
+    assert notes == [
+        (f"{name} holds 3 pictures; the first one was taken", False) for name in ("a.tif", "b.gif", "c.png")
+    ]
+
+
 def test_video(tmp_path):
     path = write_video(tmp_path / "clip.mp4", [moving_block(index) for index in range(30)])
     source = open_source(str(path))
@@ -434,7 +447,19 @@ def test_a_picture_that_is_called_a_stream_is_given_up():
 
 
 def test_what_a_folder_holds_beside_its_images_is_told(tmp_path):
-    for name in ("a.jpg", "b.JFIF", "c.heic", "d.HEIC", "e", "f.avif", "a.txt", "a.xml", "classes.txt", ".DS_Store"):
+    for name in (
+        "a.jpg",
+        "b.JFIF",
+        "c.heic",
+        "d.HEIC",
+        "e",
+        "f.avif",
+        "a.txt",
+        "a.xml",
+        "classes.txt",
+        ".DS_Store",
+        "._a.jpg",
+    ):
         (tmp_path / name).write_bytes(_encoded(size=(6, 4)))
     (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
     source = open_source(tmp_path)

@@ -53,6 +53,14 @@ def test_constant_rate_is_kept_frame_by_frame(tmp_path):
     assert came == pytest.approx(rate, abs=1e-3)
 
 
+@pytest.mark.parametrize("rate", [119.947, 238.853, 0.1])
+def test_odd_rates(tmp_path, rate):
+    """MPEG-4 has no fraction with a larger part than 65,535."""
+    numbers, came = written(tmp_path / "x.mp4", [result(index, index / rate) for index in range(12)], rate)
+    assert numbers == list(range(12))
+    assert came == pytest.approx(rate, abs=0.01)
+
+
 def test_variable_rate_is_kept_in_time(tmp_path):
     times = [0.0, 0.04, 0.08, 0.2, 0.32, 0.33, 0.36]
     numbers, _ = written(tmp_path / "x.mp4", [result(index, time) for index, time in enumerate(times)])

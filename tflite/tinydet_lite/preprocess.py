@@ -74,6 +74,18 @@ def load_image(path: str | os.PathLike[str], *, turned: bool = True) -> Image.Im
         return _upright_rgb(image, str(Path(path)), turned=turned)
 
 
+def pictures_in(path: str | os.PathLike[str]) -> int:
+    """How many pictures a file holds: pages of a TIFF, frames of an animation. A phone's second one is its preview.
+
+    Raises:
+        UserError: as `load_image`.
+    """
+    if Path(path).suffix.lower() in JPEG_SUFFIXES:
+        return 1
+    with opened_image(path) as image:
+        return 1 if image.format in ("JPEG", "MPO") else int(getattr(image, "n_frames", 1))
+
+
 def load_resized(
     path: str | os.PathLike[str], size: int, *, turned: bool = True
 ) -> tuple[NDArray[np.uint8], tuple[int, int]]:

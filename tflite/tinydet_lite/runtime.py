@@ -35,6 +35,8 @@ PACKAGE = "-U ai-edge-litert" if sys.version_info >= (3, 10) else "tflite-runtim
 NOT_INSTALLED = "not installed"
 # Beyond four threads these small networks gain nothing, and phones and boards have four fast cores at best.
 MAX_DEFAULT_THREADS = 4
+# XNNPACK crashes where the system gives it no more.
+MOST_THREADS = 256
 
 
 def default_threads() -> int:
@@ -48,11 +50,17 @@ def checked_threads(num_threads: int | None) -> int:
     """The number given, or `default_threads()` for None.
 
     Raises:
-        UserError: it is below 1.
+        UserError: it is no whole number from 1 to MOST_THREADS.
     """
-    if num_threads is not None and num_threads < 1:
-        raise UserError(f"{num_threads} threads came; expected at least 1")
-    return default_threads() if num_threads is None else num_threads
+    if num_threads is None:
+        return default_threads()
+    try:
+        number = operator.index(num_threads)  # also numpy's
+    except TypeError as error:
+        raise UserError(f"{num_threads!r} threads came; expected a whole number") from error
+    if not 1 <= number <= MOST_THREADS:
+        raise UserError(f"{number} threads came; expected 1 to {MOST_THREADS}")
+    return number
 
 
 class Session:

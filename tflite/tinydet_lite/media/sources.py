@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..detector import Prepared
 from ..errors import UserError, os_reason
-from ..preprocess import IMAGE_SUFFIXES, as_rgb_array, decode_image
+from ..preprocess import IMAGE_SUFFIXES, as_rgb_array, decode_image, pictures_in
 from .fetch import FETCHED, Found, file_name_of, look_at, suffix_of, without_secrets
 from .opencv import Capture
 
@@ -238,6 +238,9 @@ class ImageFiles:
                 yield Problem(str(error), lost=True)
             else:
                 yield frame
+                count = pictures_in(path)
+                if count > 1:
+                    yield Problem(f"{path.name} holds {count} pictures; the first one was taken", lost=False)
 
     def _frame(self, path: Path, index: int) -> Frame:
         arrived = perf_counter()
@@ -451,9 +454,11 @@ def _images_in(folder: Path) -> tuple[list[Path], Path, str]:
     try:
         for file in folder.iterdir():
             suffix = file.suffix.lower()
+            if file.name.startswith("."):  # also macOS' ._a.jpg, which is no picture
+                continue
             if suffix in IMAGE_SUFFIXES and file.is_file():
                 images.append(file)
-            elif suffix not in _COMPANIONS and not file.name.startswith(".") and not file.is_dir():
+            elif suffix not in _COMPANIONS and not file.is_dir():
                 others.append(suffix or "no ending")
     except OSError as error:
         raise UserError(f"{folder}: {os_reason(error)}") from error

@@ -17,7 +17,8 @@ import sys
 import textwrap
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -183,7 +184,8 @@ class DrawnVideo:
         rate = self._rate or 25.0
         if self._live:
             rate = max(1.0, min(rate, 1e3 / max(milliseconds, 1.0)))
-        self._rate = round(rate, 3)
+        # OpenCV writes it as a fraction of 1000 for three digits, and MPEG-4 has no numerator above 65,535.
+        self._rate = round(rate, 2)
         self._size = size
         make_folder(self._path.parent)
         check_target(self._path)
@@ -291,16 +293,26 @@ class YoloLabels(Writer):
         self._folder = folder
         self._names = None if names is None else label_names(names)
         self._film = film
+        self._begun = False
 
     def foreign(self) -> Path | None:
         if not self._folder.is_dir():
             return None
         if self._names is not None:
             return first_foreign_label(self._folder / name for name in self._names)
+        return first_foreign_label(self._of_film())
+
+    def _of_film(self) -> list[Path]:
+        """What an earlier run has written for the film, also for frames that this one does not come to."""
         film = re.compile(re.escape(file_stem(self._film)) + r"_\d{6,}\.txt")
-        return first_foreign_label(path for path in sorted(self._folder.iterdir()) if film.fullmatch(path.name))
+        return [path for path in sorted(self._folder.iterdir()) if film.fullmatch(path.name)]
 
     def write(self, result: Result) -> None:
+        if not self._begun:
+            self._begun = True
+            if self._names is None and self._folder.is_dir():
+                for path in self._of_film():
+                    path.unlink()
         frame = result.frame
         film = f"{file_stem(frame.name)}_{frame.index:06d}.txt"
         name = film if self._names is None else self._names[frame.index]
@@ -395,17 +407,27 @@ class _GrowingFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: IO[str] | None = None
+        self._file: FileIO | None = None
+        self._whole = 0
 
     def write(self, text: str) -> None:
         try:
             if self._file is None:
                 make_folder(self.path.parent)
-                self._file = check_target(self.path).open("w", encoding="utf-8", errors=_ERRORS, newline="")
-            self._file.write(text)
-            self._file.flush()
+                self._file = FileIO(check_target(self.path), "w")
+            rest = memoryview(text.encode("utf-8", _ERRORS))
+            while rest:
+                rest = rest[self._file.write(rest) :]
+            self._whole = self._file.tell()
         except OSError as error:
+            self._cut()
             raise UserError(f"cannot write {self.path}: {os_reason(error)}") from error
+
+    def _cut(self) -> None:
+        """What is not whole goes; a full disk has room for that."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.truncate(self._whole)
 
     def close(self) -> None:
         if self._file is not None:
