@@ -255,6 +255,14 @@ def test_voc_finds_the_image_by_its_stem_then_by_filename(voc: Path) -> None:
         locate_split(voc, "val")
 
 
+def test_voc_lists_by_other_names(voc: Path) -> None:
+    lists = voc / "ImageSets" / "Main"
+    (lists / "train.txt").rename(lists / "Training.txt")
+    (lists / "val.txt").rename(lists / "Validation.txt")
+    assert [image.path.stem for image in read(voc, "train").images] == ["a", "b"]
+    assert [image.path.stem for image in read(voc, "val").images] == ["c"]
+
+
 def test_voc_lists(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
     lists = voc / "ImageSets" / "Main"
     (lists / "train.txt").rename(lists / "trainval.txt")
@@ -408,6 +416,43 @@ def test_yolo_names(yolo: Path) -> None:
     # The highest class of all splits, whichever is read.
     assert read(yolo, "train").class_names == ("class0", "class1") == read(yolo, "val").class_names
     assert read(yolo, "train").classes_without_boxes() == ("class1",)
+
+
+def test_yolo_names_by_line(yolo: Path) -> None:
+    (yolo / "data.yaml").unlink(missing_ok=True)
+    write(yolo / "classes.txt", "cat\n dog \n\n\n")
+    assert read(yolo, "train").class_names == ("cat", "dog")
+    write(yolo / "classes.txt", "\ncat\n")  # the first class has no name; cat is the second
+    with pytest.raises(UserError, match="name"):
+        read(yolo, "train")
+
+
+def test_yolo_among_other_files(yolo: Path) -> None:
+    """Settings of a training, a Mac's shadow, and the copies that Jupyter makes."""
+    before = [image.path for image in read(yolo, "train").images]
+    (yolo / "data.yaml").unlink(missing_ok=True)
+    settings(yolo, train="images/train", val="images/val", names=["cat", "dog"]).rename(yolo / "pets.yaml")
+    write(yolo / "hyp.yaml", "lr0: 0.1")
+    write(yolo / "._pets.yaml", b"\0\5\26\7Mac OS X")
+    shutil.copytree(before[0].parent, before[0].parent / ".ipynb_checkpoints")
+    found = read(yolo, "train")
+    assert found.class_names == ("cat", "dog") and [image.path for image in found.images] == before
+    shutil.copy(yolo / "pets.yaml", yolo / "animals.yaml")
+    with pytest.raises(UserError, match=r"several YAML files of a data set \(animals\.yaml, pets\.yaml\)"):
+        read(yolo, "train")
+
+
+def test_yolo_dates_are_no_prefixes(yolo: Path, tmp_path: Path) -> None:
+    """Eight digits of a date look like what Label Studio puts before a name."""
+    root = tmp_path / "dates"
+    for name in ("20230101_001", "20230101_002", "20230102_001"):
+        add_image(root / "images" / f"{name}.jpg")
+    for name in ("20230101_002", "20230102_001"):
+        write(root / "labels" / f"{name}.txt", "0 0.5 0.5 0.5 0.5\n")
+    for split, names in (("train", ("20230101_001", "20230101_002")), ("val", ("20230102_001",))):
+        write(root / f"{split}.txt", "".join(f"images/{name}.jpg\n" for name in names))
+    write(root / "data.yaml", "train: train.txt\nval: val.txt\nnames: [cat]\n")
+    assert [len(image.boxes) for image in read(root, "train").images] == [0, 1]
 
 
 def test_yolo_lists_of_images_and_paths_outside(yolo: Path, tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ def _without_prefix(name: str) -> str:
     return _UPLOAD_PREFIX.sub("", _decoded(name)).replace(" ", "_")
 
 
+def _may_be(name: str, other: str) -> bool:
+    """Not where both have such a prefix and it differs: these are two uploads, or two dates, which look like one."""
+    ours, theirs = (_UPLOAD_PREFIX.match(_decoded(given)) for given in (name, other))
+    return ours is None or theirs is None or ours[0][:8] == theirs[0][:8]
+
+
 #: Ways to read the last part of a name, the surest first. A file and a name fit where one way makes them equal.
 READINGS = (plain, _decoded, _without_prefix)
 
@@ -96,7 +102,7 @@ class StemFinder:
         if self._indices is None:
             self._indices = _readings(self.by_stem, str)
         for read, index in zip(READINGS, self._indices, strict=True):
-            stems = [own for own in index.get(read(stem), []) if own not in owners]
+            stems = [own for own in index.get(read(stem), []) if own not in owners and _may_be(stem, own)]
             if stems:
                 return [name for own in stems for name in self.by_stem[own]]
         return []
@@ -195,7 +201,8 @@ class FileFinder:
         if not asked:
             return []
         for read, index in zip(READINGS, self._index, strict=True):
-            rated = [(self._in_common(asked, file), file) for file in index.get(read(asked[-1]), [])]
+            alike = [file for file in index.get(read(asked[-1]), []) if _may_be(asked[-1], file[-1])]
+            rated = [(self._in_common(asked, file), file) for file in alike]
             best = max((common for common, _ in rated), default=0)
             if best:
                 return [self._folder.joinpath(*file) for common, file in rated if common == best]

@@ -31,7 +31,7 @@ from tinydet_tf.data.labelled import (
     read_text,
     shown,
 )
-from tinydet_tf.data.layouts import FolderPair, has_pairs, located_pairs, subfolder
+from tinydet_tf.data.layouts import FolderPair, has_pairs, located_pairs, split_of, subfolder
 from tinydet_tf.data.locating import FileFinder, StemFinder, pass_over, some
 from tinydet_tf.data.opening import Skipped, read_header
 
@@ -177,10 +177,10 @@ class VocFolder:
         lists: dict[str, dict[str, int]] = {}
         for split, candidates in _LISTS_OF.items():
             for candidate in candidates:
-                if (self._list_folder / f"{candidate}.txt").is_file():
+                if self._list_path(candidate) is not None:
                     lists[split] = self._read_list(candidate)
                     break
-        if "train" in lists and not (self._list_folder / "train.txt").is_file():
+        if "train" in lists and self._list_path("train") is None:
             # trainval has the images of a val.txt, too.
             held_out = next((split for split in ("val", "test") if split in lists), "")
             lists["train"] = {n: line for n, line in lists["train"].items() if n not in lists.get(held_out, {})}
@@ -190,8 +190,19 @@ class VocFolder:
                 )
         return lists
 
+    def _list_path(self, name: str) -> Path | None:
+        """The file of a list, by one of its split's names (layouts.py) in any case: Validation.txt is val.txt."""
+        if (self._list_folder / f"{name}.txt").is_file():
+            return self._list_folder / f"{name}.txt"
+        if not self._list_folder.is_dir():
+            return None
+        stems = [file[:-4] for file in file_names(self._list_folder) if file.lower().endswith(".txt")]
+        alike = sorted(stem for stem in stems if name in (stem.lower(), split_of(stem)))
+        return self._list_folder / f"{alike[0]}.txt" if alike else None
+
     def _read_list(self, name: str) -> dict[str, int]:
-        path = self._list_folder / f"{name}.txt"
+        path = self._list_path(name)
+        assert path is not None
         names: dict[str, int] = {}
         twice = []
         for number, line in enumerate(read_text(path).splitlines(), 1):
@@ -206,7 +217,7 @@ class VocFolder:
         return names
 
     def _checked_list(self, split: str) -> list[str]:
-        path = next(p for n in _LISTS_OF[split] if (p := self._list_folder / f"{n}.txt").is_file())
+        path = next(p for n in _LISTS_OF[split] if (p := self._list_path(n)) is not None)
         place = self._places[ALL]
         stems = []
         alike = []
@@ -230,7 +241,7 @@ class VocFolder:
             stems: Iterable[str] = place.xml.by_stem
             if self._lists:
                 lists = list(self._lists.values())
-                if all((self._list_folder / f"{name}.txt").is_file() for name in ("train", "trainval")):
+                if all(self._list_path(name) is not None for name in ("train", "trainval")):
                     lists.append(self._read_list("trainval"))
                 found = (_listed_xml(place, name, names) for names in lists for name in names)
                 stems = dict.fromkeys(stem for stem in found if stem is not None)

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,16 @@ class _Label(NamedTuple):
     y2: float
 
 
+#: What the yaml of a data set has, whatever its name.
+_KEYS_OF_A_SET = {"names", "train"}
+
+
+def _is_yolo(path: Path) -> bool:
+    with contextlib.suppress(UserError):
+        return _read_yaml(path).keys() >= _KEYS_OF_A_SET
+    return False
+
+
 def yolo_source(path: Path) -> Path | None:
     """What `YoloFolder` is to read: a data.yaml (`path` itself or one in it), else `path` if it has images and labels.
 
@@ -92,8 +102,12 @@ def yolo_source(path: Path) -> Path | None:
             if candidate.is_file() and _YAML_KEYS & _read_yaml(candidate).keys():
                 return candidate
     # Ultralytics names a set's yaml after the set, not after its folder.
-    others = [name for name in entries(path) if name.lower().endswith(_YAML_SUFFIXES)]
-    if len(others) == 1 and {"names", "train"} <= _read_yaml(path / others[0]).keys():
+    others = [name for name in entries(path) if name.lower().endswith(_YAML_SUFFIXES) and not name.startswith(".")]
+    if len(others) > 1:  # settings of a training, say
+        others = [name for name in others if _is_yolo(path / name)]
+    if len(others) > 1:
+        raise UserError(f"{path} has several YAML files of a data set ({some(others)}); give the path of one")
+    if others and _read_yaml(path / others[0]).keys() >= _KEYS_OF_A_SET:
         return path / others[0]
     if (path / _DARKNET_SETTINGS).is_file():
         return path / _DARKNET_SETTINGS
@@ -248,8 +262,8 @@ class YoloFolder:
             for entry in map(Path, self._splits[split]):
                 if entry.is_dir():
                     beside = _labels_beside(entry) is None
-                    walk = [(str(entry), [], [])] if beside and entry == self._root else os.walk(entry)
-                    found = [Path(folder) / name for folder, _, _ in walk for name in self._names_in(Path(folder))]
+                    folders = [entry] if beside and entry == self._root else _visible_folders(entry)
+                    found = [folder / name for folder in folders for name in self._names_in(folder)]
                     paths += sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
                 else:
                     paths += self._listed_images(entry)
@@ -400,8 +414,7 @@ class YoloFolder:
         for folder in dict.fromkeys(folders):
             for name in _NAME_FILES:
                 if (folder / name).is_file():
-                    lines = read_text(folder / name).splitlines()
-                    found.setdefault(folder, [line.strip() for line in lines if line.strip()])
+                    found.setdefault(folder, _class_lines(folder / name))
                     break
             if folder == self._root and folder in found:
                 return next(folder / name for name in _NAME_FILES if (folder / name).is_file()), found[folder]
@@ -464,7 +477,22 @@ def _read_darknet(path: Path) -> dict[Any, Any]:
     if names_file is None:
         raise UserError(f"{path} names {shown.repr(names)} for the class names; there is no {places[0]}")
     kept = {key: value for key, value in settings.items() if any(key in keys for keys in SPLIT_NAMES.values())}
-    return {**kept, "names": [line.strip() for line in read_text(names_file).splitlines() if line.strip()]}
+    return {**kept, "names": _class_lines(names_file)}
+
+
+def _visible_folders(folder: Path) -> Iterator[Path]:
+    """It and those below it; hidden ones, as Jupyter makes with copies of pictures, are nobody's data."""
+    for place, folders, _ in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield Path(place)
+
+
+def _class_lines(path: Path) -> list[str]:
+    """A class's name a line. The number of its line is its id: an empty one counts, but for those at the end."""
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
 
 
 def _read_yaml(path: Path) -> dict[Any, Any]:
