@@ -205,8 +205,11 @@ def test_a_detector_gives_the_same_and_its_stem_is_in_it() -> None:
         assert any(name.startswith(part) for name in found), part
     assert not any(name.startswith(("proposals", "final", "table", "image")) for name in found)
     one, other = (run(image=images(1, 128)) for run in map(runner, (model, changed)))
-    for key in ("boxes", "class_probs"):
-        np.testing.assert_allclose(other[key], one[key], atol=2e-3, err_msg=key)
+    ours, theirs = (np.concatenate([found["boxes"][0], found["class_probs"][0]], 1) for found in (other, one))
+    # Proposals come by their score: two of almost the same one may change places, and the last ones fall out.
+    apart = np.abs(ours[:, None] - theirs).max(-1)
+    for nearest in (apart.min(0), apart.min(1)):
+        assert (nearest > 2e-3).mean() < 0.02, np.sort(nearest)[-5:]
 
 
 def runner(model: bytes) -> Callable[..., dict[str, np.ndarray]]:

@@ -63,7 +63,7 @@ def test_run_survives_a_reader_that_goes_away():
 
 # Writes half a file and waits; what SIGTERM or SIGKILL then leave of it is the tests' question.
 _WAITING = """
-import sys, time
+import signal, sys, time
 from tinydet_lite.cli import run
 from tinydet_lite.files import atomic_path
 
@@ -73,6 +73,7 @@ def main():
         print("ready", flush=True)
         time.sleep(60)
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the tests may run, ignores it
 run(main)
 """
 

@@ -27,7 +27,9 @@ def test_without_a_signal():
     [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143), (signal.SIGHUP, SystemExit, 129)],
     ids=["int", "term", "hup"],
 )
-def test_the_first_is_noted_and_passed_on_later(number, error, code):
+def test_the_first_is_noted_and_passed_on_later(number, error, code, monkeypatch):
+    # nohup, under which the tests may run, ignores SIGHUP.
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)
     with StopSignals() as stop:
         send(number)
         assert stop()
