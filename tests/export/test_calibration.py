@@ -108,6 +108,18 @@ def test_zero_lies_in_every_range() -> None:
         assert low < 0.0 and high == 0.0
 
 
+def test_ends_that_were_kept_are_not_cut_again() -> None:
+    """A quantization-aware run's file is exported with the ranges that it was validated with."""
+    kept = {"t": Observation(np.array([-0.001]), np.array([100.0]), np.zeros([1, 0], np.float32))}
+    assert ranges(kept, "percentile") == {"t": (-0.001, 100.0)}
+
+
+def test_a_tensor_of_zeros_has_a_range() -> None:
+    """A gate that nothing opens: runtimes refuse a scale of next to nothing."""
+    for method in ("min_max", "percentile"):
+        assert ranges(seen([[0.0, 0.0]]), method) == {"t": (0.0, 1.0)}
+
+
 def test_percentile_clips_an_outlier() -> None:
     values = np.random.default_rng(0).normal(size=(1, 400000))
     values[0, 0] = 20.0

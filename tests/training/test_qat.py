@@ -294,6 +294,8 @@ def test_a_run_exports_int8_without_images(run: Path, weights: Path, command: Co
     operators = {node.operator for node in inspect_model(path.read_bytes()).nodes}
     assert "DEQUANTIZE" in operators and not any("CUSTOM" in name for name in operators)
     # It is the file that the run chose its best weights by.
+    used, kept = (json.loads(f.read_text())["ranges"] for f in (tmp_path / "int8.calibration.json", run / CALIBRATION))
+    assert used == kept and len(kept) > 100
     measured = json.loads((run / METRICS).read_text())["best"]
     opened = Detector(path, score_threshold=0.0)
     evaluation = evaluate(opened, opened.labels, load_split(config.data, "val"))

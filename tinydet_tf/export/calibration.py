@@ -154,7 +154,7 @@ class Observation:
 
     Attributes:
       low, high: float64 [N], the ends image by image.
-      values: float32 [N, <= K], every `step`-th number.
+      values: float32 [N, <= K], every `step`-th number; none where only ranges were kept, which are taken as they are.
       channel_low, channel_high: float32 [N, C], the ends of each channel, the last axis, image by image; None where
         only ranges were kept.
       step: which of the numbers are kept.
@@ -251,7 +251,7 @@ def _observation(low: list[np.ndarray], high: list[np.ndarray], kept: list[np.nd
 
 
 def ranges(observations: dict[str, Observation], method: str = "min_max") -> dict[str, Range]:
-    """The range of each tensor; 0 always lies in it, so that padding is exact.
+    """The range of each tensor; 0 always lies in it, so that padding is exact, and so does more than 0.
 
     Args:
       method: one of `schemes.METHODS`.
@@ -259,9 +259,10 @@ def ranges(observations: dict[str, Observation], method: str = "min_max") -> dic
     found = {}
     for name, seen in observations.items():
         low, high = seen.low.min(), seen.high.max()
-        if method == "percentile":
+        if method == "percentile" and seen.values.size:
             low, high = np.percentile(seen.values, _PERCENTILES)
-        found[name] = (min(float(low), 0.0), max(float(high), 0.0))
+        low, high = min(float(low), 0.0), max(float(high), 0.0)
+        found[name] = (low, high if low < high else 1.0)  # of nothing but zeros every scale is exact
     return found
 
 

@@ -103,7 +103,7 @@ def kept_ranges(model: Path) -> tuple[CalibrationImages, dict[str, Observation]]
 
 
 def _observed(low: float, high: float) -> Observation:
-    return Observation(np.array([low]), np.array([high]), np.array([[low, high]], np.float32))
+    return Observation(np.array([low]), np.array([high]), np.zeros([1, 0], np.float32))
 
 
 def _digest(weights: Path) -> Any:
