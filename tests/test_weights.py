@@ -86,6 +86,14 @@ def test_an_unknown_tflite_is_tried_in_a_process_of_its_own(tmp_path: Path, monk
     assert open_detector("digits").labels == tuple("0123456789")
 
 
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    source, config = detector(2)
+    source.variables[3].assign(tf.fill(source.variables[3].shape, np.nan))
+    save_weights(source, config, tmp_path / "x.weights.h5")
+    with pytest.raises(UserError, match=r"x\.weights\.h5: .* holds what is no finite number"):
+        load_detector(tmp_path / "x.weights.h5")
+
+
 def test_a_configuration_nested_too_deeply(tmp_path: Path) -> None:
     source, config = detector(2)
     save_weights(source, config, tmp_path / "x.weights.h5")

@@ -118,9 +118,10 @@ def save_compact(source: str | Path, path: Path) -> None:
 
 
 def _check_sizes(file: Any) -> None:
-    """
+    """Looks at what the arrays of an open HDF5 file would take in memory, before any is read.
+
     Raises:
-      ValueError: its arrays are many times its size: it was made to fill the memory.
+      ValueError: many times the file's size: it was made to fill the memory.
     """
     sizes = []
     file.visititems(lambda _, item: sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None)
@@ -257,6 +258,10 @@ def _fill(model: Any, file: Path) -> None:
             model.load_weights(str(path))
         except _DAMAGE as error:
             raise UserError(f"{file} does not fit the detector or is damaged ({shortened(error)})") from error
+    for variable in model.variables:
+        # Rounding what is no number to an integer crashes, and nothing would be found with it.
+        if not np.isfinite(variable.numpy()).all():
+            raise UserError(f"{file}: {variable.name} holds what is no finite number; give weights of an earlier epoch")
 
 
 @contextmanager
