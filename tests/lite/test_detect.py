@@ -378,17 +378,8 @@ def test_what_is_not_ours_is_not_replaced_by_a_video(model_path, tmp_path, capsy
 
 def test_labels_of_a_longer_run_go(model_path, tmp_path):
     path, out = write_video(tmp_path / "clip.avi", [moving_block(index) for index in range(6)]), tmp_path / "out"
-    command = [
-        "--model",
-        str(model_path),
-        "--source",
-        str(path),
-        "--output",
-        str(out),
-        "--format",
-        "yolo",
-        "--no-drawn",
-    ]
+    command = ["--model", str(model_path), "--source", str(path), "--output", str(out)]
+    command += ["--format", "yolo", "--no-drawn"]
     main(command)
     (out / "labels" / "other_000009.txt").write_text("")
     main([*command, "--max-frames", "2"])

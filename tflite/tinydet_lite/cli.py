@@ -44,7 +44,7 @@ def _orderly_termination() -> Iterator[None]:
         return
     ours = [number for number in TERMINATIONS if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
-        signal.signal(number, terminate)
+        signal.signal(number, _terminate)
     try:
         yield
     finally:
@@ -52,7 +52,7 @@ def _orderly_termination() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
 
 
-def terminate(number: int, _frame: Any = None) -> None:
+def _terminate(number: int, _frame: Any) -> None:
     """End as a shell reports a program that this signal ended."""
     # Once is enough: a second one must not interrupt the cleaning up.
     for each in TERMINATIONS:
