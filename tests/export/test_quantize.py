@@ -21,10 +21,11 @@ from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
 from tinydet_tf.config import Config
-from tinydet_tf.export.calibration import CalibrationImages
+from tinydet_tf.export.calibration import CalibrationImages, Observation
 from tinydet_tf.export.convert import convert, export, to_flatbuffer, write_tflite
 from tinydet_tf.export.graph import HostGraph
-from tinydet_tf.export.operators import Operator, builtin_code
+from tinydet_tf.export.kept_ranges import TRAINED
+from tinydet_tf.export.operators import Operator, builtin_code, operators
 from tinydet_tf.export.packing import read, write
 from tinydet_tf.export.schemes import FORMATS, Scheme, in_scopes, scheme_named
 from tinydet_tf.export.shared_ranges import shared
@@ -139,6 +140,24 @@ def test_tensors_that_exchange_numbers_have_one_range() -> None:
         Operator(reshape, "e", ("d", "e")),
     )
     assert shared(found, chain) == {**dict.fromkeys("abc", (-2.0, 1.0)), **dict.fromkeys("de", (-3.0, 9.0))}
+
+
+def test_fewer_proposals_take_kept_ranges() -> None:
+    """Other pieces of the features' table are gathered then, of numbers whose ranges are known."""
+    few = TinyDet(dataclasses.replace(detector().config, proposals_test=10), len(NAMES))
+    few.set_weights(detector().get_weights())
+
+    def rounded(model: TinyDet) -> set[str]:
+        found = operators(to_flatbuffer(HostGraph(model, arithmetic="integer")))
+        return {name for op in found if TRAINED.covers(op.name) for name in op.float_tensors}
+
+    seen = Observation(np.array([-1.0]), np.array([2.0]), np.zeros([1, 0], np.float32))
+    kept = dict.fromkeys(rounded(detector()), seen)
+    new = rounded(few) - set(kept)
+    assert new and all(in_scopes(name, ("table",)) for name in new), new
+    calibration = export(few, config(), TRAINED, samples=samples(), observations=kept).calibration
+    assert calibration is not None
+    assert {calibration.ranges[name] for name in new} == {(-1.0, 2.0)}
 
 
 def test_sizes() -> None:

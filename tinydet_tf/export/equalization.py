@@ -20,7 +20,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from tinydet_tf.export.calibration import Observation
 from tinydet_tf.export.constants import Constants
-from tinydet_tf.export.operators import builtin_code
+from tinydet_tf.export.operators import WEIGHTED, builtin_code
 from tinydet_tf.export.packing import read, write
 
 #: By name of a tensor, what each of its channels is divided by: float64 [C].
@@ -29,7 +29,6 @@ Factors = dict[str, npt.NDArray[np.float64]]
 _BUILTIN, _ACTIVATION = schema.BuiltinOperator, schema.ActivationFunctionType
 #: max(0, x / f) is max(0, x) / f.
 _HOMOGENEOUS = (_ACTIVATION.NONE, _ACTIVATION.RELU)
-_CONVOLUTIONS = (_BUILTIN.CONV_2D, _BUILTIN.DEPTHWISE_CONV_2D, _BUILTIN.FULLY_CONNECTED)
 #: Each number of a channel comes from numbers of that channel, and linearly.
 _CHANNELWISE = (_BUILTIN.AVERAGE_POOL_2D, _BUILTIN.RESIZE_NEAREST_NEIGHBOR)
 #: A channel counts as at least this share of its tensor's widest: one that is hardly ever used would get a factor that
@@ -104,7 +103,7 @@ def equalized(model: bytes, factors: Mapping[str, npt.NDArray[np.float64]]) -> b
 
     for op in graph.operators:
         code = builtin_code(parsed, op)
-        if code not in _CONVOLUTIONS:
+        if code not in WEIGHTED:
             continue
         before, after = factors_of(op.inputs[0]), factors_of(op.outputs[0])
         if (before == 1.0).all() and (after == 1.0).all():
@@ -204,7 +203,7 @@ def _written(parsed: schema.ModelT, op: Any, inputs: list[np.ndarray], groups: _
         data = parsed.buffers[graph.tensors[op.inputs[place]].buffer].data
         return None if data is None else np.frombuffer(bytes(data), np.int32)
 
-    if code in _CONVOLUTIONS:
+    if code in WEIGHTED:
         kernel = graph.tensors[op.inputs[1]]
         if kernel.type != schema.TensorType.FLOAT32 or parsed.buffers[kernel.buffer].data is None:
             return None

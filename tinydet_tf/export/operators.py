@@ -31,7 +31,7 @@ class Operator:
     @property
     def has_weights(self) -> bool:
         """Whether it is a convolution or a fully connected layer."""
-        return self.code in _WEIGHTED
+        return self.code in WEIGHTED
 
 
 def operators(model: bytes) -> tuple[Operator, ...]:
@@ -62,9 +62,12 @@ def builtin_code(model: schema.ModelT, op: schema.OperatorT) -> int:
     return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 
-_WEIGHTED = (_BUILTIN.CONV_2D, _BUILTIN.DEPTHWISE_CONV_2D, _BUILTIN.FULLY_CONNECTED)
+DEPTHWISE = _BUILTIN.DEPTHWISE_CONV_2D
+#: What has weights: a kernel, and mostly a bias.
+WEIGHTED = (_BUILTIN.CONV_2D, DEPTHWISE, _BUILTIN.FULLY_CONNECTED)
 _MOVING = (
     _BUILTIN.CONCATENATION,
+    _BUILTIN.GATHER,
     _BUILTIN.PAD,
     _BUILTIN.RESHAPE,
     _BUILTIN.RESIZE_NEAREST_NEIGHBOR,

@@ -16,13 +16,14 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tinydet_lite.errors import UserError
 from tinydet_lite.status import doing
 from tinydet_tf.export.bias_correction import correct_biases
+from tinydet_tf.export.bias_room import with_room_for_biases
 from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, observe, ranges
 from tinydet_tf.export.equalization import equalize
 from tinydet_tf.export.operators import operators
 from tinydet_tf.export.packing import add_entry, read, write
 from tinydet_tf.export.schemes import Scheme, in_scopes, scope_pattern
 from tinydet_tf.export.scopes import IMAGE, TABLE
-from tinydet_tf.export.shared_ranges import shared
+from tinydet_tf.export.shared_ranges import passed_on, shared
 
 #: By which XNNPACK computes, and adds up, in float16 where the processor has it, and in float32 elsewhere.
 FLOAT16_ARITHMETIC = (b"reduced_precision_support", b"fp16accfp16")
@@ -75,6 +76,7 @@ def quantize(
             raise UserError(f"{scheme.name} needs calibration images; give some")
         if observations is None:
             observations = observe(model, samples, observed_tensors(model), progress=progress)
+        observations = passed_on(observations, covered)
         if missing := {name for op in covered for name in op.float_tensors} - set(observations):
             raise UserError(
                 f"the ranges that were kept know nothing of {len(missing)} tensors of this graph, for example "
@@ -93,6 +95,8 @@ def quantize(
             files=samples.files,
             ranges=shared({**ranges(observations, scheme.method), **pixels}, sharing),
         )
+        if scheme.activation_bits == 8:
+            model = with_room_for_biases(model, calibration.ranges)
     with doing("quantizing", tell=progress):
         parsed = read(_apply(model, _recipe(scheme), calibration))
     if scheme.activation_bits == 8 and scheme.bias_correction:

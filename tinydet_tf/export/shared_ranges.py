@@ -6,9 +6,9 @@ more, a lookup for every number, and a rounding that nothing asks for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from tinydet_tf.export.calibration import Range
+from tinydet_tf.export.calibration import Observation, Range
 from tinydet_tf.export.operators import Operator
 
 
@@ -28,3 +28,19 @@ def shared(found: dict[str, Range], operators: Iterable[Operator]) -> dict[str, 
         name: (min(found[other][0] for other in group), max(found[other][1] for other in group))
         for name, group in groups.items()
     }
+
+
+def passed_on(observations: Mapping[str, Observation], operators: Iterable[Operator]) -> dict[str, Observation]:
+    """The observations, and of tensors that have none what was seen of the numbers that were moved there.
+
+    Kept ranges are of the run's own graph; one of fewer proposals cuts the features' table into other pieces.
+
+    Args:
+      operators: in the graph's order.
+    """
+    found = dict(observations)
+    for operator in operators:
+        seen = [found[name] for name in operator.float_tensors if name in found]
+        if operator.moves_numbers and len(seen) == 1:
+            found.update(dict.fromkeys(operator.float_tensors, seen[0]))
+    return found
