@@ -61,7 +61,10 @@ def test_a_run_is_called_with_pictures(run: Path, data: Path) -> None:
 
 
 def test_the_file_finds_what_the_run_finds(run: Path, data: Path, tmp_path: Path) -> None:
+    of_another = tmp_path / "float32.calibration.json"
+    of_another.write_text("{}")
     exported = api.export(run, tmp_path / "float32.tflite")
+    assert not of_another.exists()
     assert exported.path.read_bytes() == exported.quantized.model and exported.quantized.calibration is None
     file = api.load_detector(exported.path, score_threshold=0.0)
     assert file.runtime != "Keras" and file.info.input_size == 64
@@ -123,8 +126,12 @@ def test_what_cannot_be(run: Path, data: Path, tmp_path: Path) -> None:
         api.train(output=run, resume=True, variant="S")
     with pytest.raises(UserError, match="does not exist"):
         api.load_detector(tmp_path / "absent")
-    with pytest.raises(UserError, match="for --format int8"):
-        api.export(run, tmp_path / "x.tflite", data=str(data))
+    with pytest.raises(UserError, match="--data and --seed chose images for --format int8 and int16; float32 needs"):
+        api.export(run, tmp_path / "x.tflite", data=str(data), seed=0)
+    with pytest.raises(UserError, match="0 calibration images"):
+        api.export(run, tmp_path / "x.tflite", format="int8", calibration_images=0)
+    with pytest.raises(UserError, match="does not end in"):
+        api.export(tmp_path / "absent", tmp_path / "x.onnx")  # before anything is read
     assert not (tmp_path / "x.tflite").exists()
     exported = api.export(run, tmp_path / "y.tflite")
     with pytest.raises(UserError, match="does not say what data"):

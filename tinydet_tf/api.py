@@ -29,8 +29,8 @@ from tinydet_tf.export.calibration import (
     load_calibration_images,
     write_calibration,
 )
+from tinydet_tf.export.convert import check_output, write_tflite
 from tinydet_tf.export.convert import export as export_network
-from tinydet_tf.export.convert import write_tflite
 from tinydet_tf.export.kept_ranges import TRAINED, kept_ranges
 from tinydet_tf.export.quantize import Quantized
 from tinydet_tf.export.schemes import scheme_named
@@ -171,9 +171,9 @@ def export(
     threshold: float | None = None,
     proposals: int | None = None,
     data: str | None = None,
-    split: str = "train",
+    split: str | None = None,
     calibration_images: int | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     variant: str | None = None,
     progress: bool = False,
 ) -> Exported:
@@ -188,7 +188,7 @@ def export(
       threshold: the score from which the file's user sees detections; None for the one that training measured.
       proposals: how many boxes the second stage looks at; None for those of the run (200).
       data, split, calibration_images, seed: which images int8 and int16 take their ranges from; None for 128 of what
-        the run was trained on.
+        the run was trained on, "train", and 0. Where all are None, a quantization-aware run's own ranges are taken.
       variant: needed only for weights that do not say theirs.
       progress: show a bar on a terminal while calibrating.
 
@@ -196,18 +196,21 @@ def export(
       UserError: the model, an argument or the images cannot be used, or the file cannot be written.
     """
     path = Path(output)
+    check_output(path)
     network, config = load_network(model, variant=variant, proposals=proposals)
     threshold = read_threshold(model) if threshold is None else threshold
     scheme, samples, observations = scheme_named(format), None, None
-    if format == "int8" and data is None and calibration_images is None:
+    chosen = {"data": data, "split": split, "calibration-images": calibration_images, "seed": seed}
+    given = [f"--{name}" for name, value in chosen.items() if value is not None]
+    if given and not scheme.integer:
+        raise UserError(f"{' and '.join(given)} chose images for --format int8 and int16; {format} needs none")
+    if format == "int8" and not given:
         samples, observations = kept_ranges(Path(model)) or (None, None)  # of a quantization-aware run
         scheme = TRAINED if samples is not None else scheme
     if scheme.integer and samples is None:
-        dataset = load_split(calibration_data(config, data, Path(model)), split)
-        count = calibration_images or DEFAULT_IMAGES
-        samples = load_calibration_images(dataset, config.model.input_size, count=count, seed=seed)
-    elif data is not None or calibration_images is not None:
-        raise UserError(f"--data and --calibration-images are for --format int8 and int16, not {format}")
+        dataset = load_split(calibration_data(config, data, Path(model)), split or "train")
+        count = DEFAULT_IMAGES if calibration_images is None else calibration_images
+        samples = load_calibration_images(dataset, config.model.input_size, count=count, seed=seed or 0)
     quantized = export_network(
         network,
         config,
@@ -222,4 +225,6 @@ def export(
     write_tflite(quantized.model, path)
     if quantized.calibration is not None:
         write_calibration(quantized.calibration, calibration_file(path))
+    else:
+        calibration_file(path).unlink(missing_ok=True)  # of the file that was replaced
     return Exported(path, config, quantized, threshold)

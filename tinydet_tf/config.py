@@ -24,6 +24,8 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.model.backbones import BACKBONES, tap_strides
 from tinydet_tf.recipes import recipe_file
 
+#: Of a configuration: what every library beneath takes, as a seed too.
+LARGEST_INTEGER = 2**31 - 1
 #: The ranges of the numbers of a section; of a list every number. What may be null is checked where it is not.
 RANGES: dict[str, dict[str, tuple[str, ...]]] = {
     "model": {
@@ -483,7 +485,7 @@ def _coerce(value: Any, hint: Any, name: str) -> Any:
         if isinstance(value, int | float) and abs(value) < 1e300:  # an int may be too large for a float
             return float(value)
     elif hint is int:
-        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31:
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_INTEGER:
             return value
         if name == "model.input_size":
             raise UserError(

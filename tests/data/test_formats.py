@@ -659,7 +659,7 @@ def test_the_command_refuses(voc: Path, yolo: Path, tmp_path: Path, command: Com
         (("--input", tmp_path), "is no COCO, Pascal VOC or YOLO data set; VOC has Annotations/"),
         (("--input", yolo, "--format", "voc"), "is no Pascal VOC data set"),
         (("--input", voc, "--format", "yolo"), "is no YOLO data set"),
-        (("--input", voc, "--seed", -1), "--seed is -1; give at least 0"),
+        (("--input", voc, "--seed", 2**31), "--seed: '2147483648' is no seed"),
         (("--input", voc, "--val-fraction", 0.2), "a val split of its own; leave --val-fraction out"),
         (("--input", voc, "--val-fraction", 2), "--val-fraction is 2; expected more than 0"),
     ):

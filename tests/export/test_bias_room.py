@@ -51,7 +51,9 @@ def float_model(layer: Layer, weights: NDArray[np.float32]) -> bytes:
                 return tf.maximum(values, -1000.0)
 
     graph = Graph()
-    return bytes(tf.lite.TFLiteConverter.from_concrete_functions([graph.serve.get_concrete_function()], graph).convert())
+    return bytes(
+        tf.lite.TFLiteConverter.from_concrete_functions([graph.serve.get_concrete_function()], graph).convert()
+    )
 
 
 def outputs(model: bytes) -> NDArray[np.float32]:

@@ -197,7 +197,7 @@ def test_bad_input(tmp_path: Path, command: Command) -> None:
         ("good", ("--batch-size", "4"), "--batch-size is 4, the training split has 3 images"),
         ("good", ("--epochs", "0"), "--epochs is 0; it must be positive"),
         ("good", ("--learning-rate", "nan"), "--learning-rate is nan; it must be positive"),
-        ("good", ("--seed", "-1"), "--seed is -1; it must be zero or more"),
+        ("good", ("--seed", "-1"), "--seed: '-1' is no seed"),
         ("good", ("--input-size", "224"), "input_size is 224; it must be a multiple of 64"),
         ("good", ("--variant", "XL"), "variant 'XL' does not exist"),
         ("good", ("--output", tmp_path / "taken"), "taken is not empty; give a new folder"),

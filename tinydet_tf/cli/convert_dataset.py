@@ -9,7 +9,7 @@ import shlex
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.cli.options import check_least
+from tinydet_tf.cli.options import seed
 from tinydet_tf.commands import command_words
 
 
@@ -27,7 +27,7 @@ def parse() -> argparse.Namespace:
         "--voc-first-pixel", type=int, choices=(0, 1), default=1,
         help="what VOC's boxes count from; 0: xmin..xmax are corners (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="what decides which images are for val (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="what decides which images are for val (default: 0)")
     return parser.parse_args()
 
 
@@ -35,7 +35,6 @@ def main() -> None:
     args = parse()
     if not args.input.exists():
         raise UserError(f"--input {args.input} does not exist; give a COCO, Pascal VOC or YOLO folder, or a data.yaml")
-    check_least(args, seed=0)
 
     from tinydet_lite.files import atomic_write
     from tinydet_tf.data.convert import ANNOTATION_FILE, coco_split, open_folder, train_and_val

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import DEFAULT_THRESHOLD, POSTPROCESS
-from tinydet_tf.cli.options import add_model, check_least, check_variant
+from tinydet_tf.cli.options import add_model, check_least, check_outputs, check_variant, seed
 from tinydet_tf.commands import command_text
 from tinydet_tf.data.labelled import SPLIT_CHOICES
 
@@ -53,9 +53,9 @@ def parse() -> argparse.Namespace:
     calibration.add_argument(
         "--data", "--calibration", metavar="DIR", help="as in train (default: what the run was trained on)"
     )
-    calibration.add_argument("--split", choices=SPLIT_CHOICES, default="train", help="of --data (default: %(default)s)")
+    calibration.add_argument("--split", choices=SPLIT_CHOICES, help="of --data (default: train)")
     calibration.add_argument("--calibration-images", type=int, metavar="N", help="how many of them (default: 128)")
-    calibration.add_argument("--seed", type=int, default=0, help="which of them (default: 0)")
+    calibration.add_argument("--seed", type=seed, help="which of them (default: 0)")
     parser.add_argument("--output", type=Path, required=True, metavar="X.tflite", help="the file to write")
     return parser.parse_args()
 
@@ -87,8 +87,7 @@ def main() -> None:
         raise UserError(f"--threshold is {args.threshold:g}; give a score from 0 to 1")
     if args.picture_size is not None and args.postprocess != "tasks":
         raise UserError("--picture-size is for --postprocess tasks: the host sees how large the picture is")
-    if not args.output.parent.is_dir():
-        raise UserError(f"--output {args.output}: there is no folder {args.output.parent}")
+    check_outputs(args.output)
 
     from tinydet_lite.lab.inspection import inspect_model
     from tinydet_tf.api import export

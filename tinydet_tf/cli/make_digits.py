@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.files import atomic_path
+from tinydet_tf.cli.options import seed
 from tinydet_tf.config import DataConfig
 from tinydet_tf.data.digits import digits_folder
 
@@ -15,7 +16,7 @@ from tinydet_tf.data.digits import digits_folder
 def parse() -> argparse.Namespace:
     defaults = DataConfig()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=defaults.digits_seed, help="which set (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=defaults.digits_seed, help="which set (default: %(default)s)")
     parser.add_argument(
         "--train-images",
         type=int,

@@ -10,7 +10,7 @@ from typing import Any
 
 from tinydet_lite.errors import UserError, printable
 from tinydet_lite.files import atomic_write, check_target
-from tinydet_tf.config import VARIANTS, Config, assignment, load_config
+from tinydet_tf.config import LARGEST_INTEGER, VARIANTS, Config, assignment, load_config
 from tinydet_tf.run_files import SUFFIX
 
 
@@ -67,6 +67,13 @@ def check_least(args: argparse.Namespace, **least: int) -> None:
         value = getattr(args, name)
         if value is not None and value < lowest:
             raise UserError(f"--{name.replace('_', '-')} is {value}; give at least {lowest}")
+
+
+def seed(text: str) -> int:
+    """'3' -> 3, as the type of an option."""
+    if not (text.isascii() and text.isdigit() and int(text) <= LARGEST_INTEGER):
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number from 0 to {LARGEST_INTEGER}")
+    return int(text)
 
 
 def check_outputs(*paths: Path | None) -> None:

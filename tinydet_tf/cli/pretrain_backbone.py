@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.cli.options import log_to_terminal
+from tinydet_tf.cli.options import log_to_terminal, seed
 from tinydet_tf.commands import command_words
 from tinydet_tf.config import VARIANTS, load_config
 
@@ -33,7 +33,7 @@ def parse() -> argparse.Namespace:
         "--input-size", type=int, default=INPUT_SIZE, metavar="N", help=f"pixels of a side (default: {INPUT_SIZE})"
     )
     parser.add_argument("--no-flip", action="store_true", help="never mirror, where it would change the class")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all that is random (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of all that is random (default: 0)")
     parser.add_argument("--output", type=Path, required=True, metavar="RUN", help="a new folder")
     return parser.parse_args()
 

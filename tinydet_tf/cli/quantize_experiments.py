@@ -10,7 +10,7 @@ import dataclasses
 from pathlib import Path
 
 from tinydet_lite.commands.tables import table as text_table
-from tinydet_tf.cli.options import add_model, check_least, check_model, check_outputs
+from tinydet_tf.cli.options import add_model, check_least, check_model, check_outputs, seed
 from tinydet_tf.data.labelled import SPLIT_CHOICES
 
 
@@ -21,7 +21,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=SPLIT_CHOICES, default="val", help="what AP is measured on (default: val)")
     parser.add_argument("--limit", type=int, metavar="N", help="the first N images of it only")
     parser.add_argument("--calibration-images", type=int, default=128, metavar="N", help="of the training split")
-    parser.add_argument("--seed", type=int, default=0, help="which of them")
+    parser.add_argument("--seed", type=seed, default=0, help="which of them")
     parser.add_argument("--only", action="append", default=[], metavar="SCHEME", help="one scheme; may be repeated")
     parser.add_argument("--skip-sensitivity", action="store_true", help="without the rows of one part alone")
     parser.add_argument("--list", action="store_true", help="print the schemes and stop")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tinydet_lite.errors import UserError
-from tinydet_tf.cli.options import add_set, check_least, check_outputs, check_variant, write_json
+from tinydet_tf.cli.options import add_set, check_least, check_outputs, check_variant, seed, write_json
 from tinydet_tf.config import VARIANTS, Config, load_config
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, metavar="F", help="a YAML whose model section is measured")
     add_set(parser, "model.anchor_scale=4")
     parser.add_argument("--draws", type=int, default=DRAWS, metavar="N", help=f"pairs of weights (default {DRAWS})")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights and pictures (default: %(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the random weights and pictures (default: 0)")
     size = "measure on N x N pixels (default: 768, where next to nothing is cut off)"
     parser.add_argument("--input-size", type=int, metavar="N", help=size)
     parser.add_argument("--figure", type=Path, metavar="OUT.png", help="draw the fields, as in figure 3")
@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
 def check(args: argparse.Namespace) -> None:
     """Raises a UserError for what can be refused before TensorFlow is loaded."""
     check_variant(args.variant)
-    check_least(args, draws=1, seed=0)
+    check_least(args, draws=1)
     if args.input_size is not None and (args.input_size % 64 or not 64 <= args.input_size <= MAX_SIZE):
         # 64 is the coarsest stride of every backbone.
         raise UserError(f"--input-size is {args.input_size}; give a multiple of 64 up to {MAX_SIZE}")

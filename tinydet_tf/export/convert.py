@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tinydet_lite.errors import UserError
-from tinydet_lite.files import atomic_write
+from tinydet_lite.files import atomic_write, check_target
 from tinydet_lite.metadata import append_metadata, default_threshold
 from tinydet_lite.status import doing
 from tinydet_tf.config import Config
@@ -112,12 +112,22 @@ def to_flatbuffer(graph: HostGraph) -> bytes:
     return bytes(model)
 
 
+def check_output(path: Path) -> None:
+    """Refuses what `write_tflite` could not write, before the work.
+
+    Raises:
+      UserError: the name does not end in .tflite, is a folder's, or its folder does not exist.
+    """
+    if path.suffix != ".tflite":
+        raise UserError(f"--output {path} does not end in .tflite; give it that ending")
+    check_target(path)
+
+
 def write_tflite(content: bytes, path: Path) -> None:
     """Writes the file whole or not at all.
 
     Raises:
-      UserError: the name does not end in .tflite, or the folder does not exist or cannot be written.
+      UserError: as `check_output`, or the folder cannot be written.
     """
-    if path.suffix != ".tflite":
-        raise UserError(f"--output {path} does not end in .tflite; give it that ending")
+    check_output(path)
     atomic_write(path, content)
