@@ -289,6 +289,28 @@ def test_voc_lists(voc: Path, caplog: pytest.LogCaptureFixture) -> None:
         read(voc, "train")
 
 
+def test_what_another_split_owns_is_not_taken(voc: Path, yolo: Path) -> None:
+    """ "a b" could be read as "a_b", had that no picture of its own."""
+    labels, images = yolo / "labels" / "train", yolo / "images" / "train"
+    (images / "a.png").rename(images / "x y.png")
+    (images / "b.png").rename(images / "x_y.png")
+    (labels / "a.txt").rename(labels / "x_y.txt")
+    write(labels / "c.txt", "0 0.5 0.5 0.2 0.2\n")
+    for split, name in (("train", "x y"), ("val", "x_y")):
+        write(yolo / f"{split}.txt", f"images/train/{name}.png\nimages/train/c.png\n")
+    settings(yolo, train="train.txt", val="val.txt", names=["dog", "cat"])
+    found = {split: {i.path.stem: len(i.boxes) for i in read(yolo, split).images} for split in ("train", "val")}
+    assert found["train"]["x y"] == 0 and found["val"]["x_y"] > 0
+    lists = voc / "ImageSets" / "Main"
+    (voc / "Annotations" / "a.xml").rename(voc / "Annotations" / "x_y.xml")
+    (voc / "JPEGImages" / "a.png").rename(voc / "JPEGImages" / "x_y.png")
+    write(lists / "train.txt", "x y\nb\n")
+    assert [i.path.stem for i in read(voc, "train").images] == ["x_y", "b"]
+    write(lists / "val.txt", "x_y\nc\n")
+    with pytest.raises(UserError, match=r"train.txt:1 names 'x y', but there is no x y.xml"):
+        read(voc, "train")
+
+
 BOMB = (
     '<!DOCTYPE b [<!ENTITY a "aaaaaaaaaa">'
     + "".join(f'<!ENTITY {x} "{f"&{y};" * 10}">' for x, y in zip("bcdefghij", "abcdefghi", strict=True))

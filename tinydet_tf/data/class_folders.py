@@ -22,7 +22,7 @@ import tensorflow as tf
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.preprocess import IMAGE_SUFFIXES, as_rgb_array, resize_to
 from tinydet_tf.data.augment import Sample
-from tinydet_tf.data.labelled import OTHER_PICTURES, check_class_names, file_names
+from tinydet_tf.data.labelled import OTHER_PICTURES, check_class_names, file_names, val_indices
 from tinydet_tf.data.locating import pass_over
 from tinydet_tf.data.opening import NextUsable, Skipped, usable_paths
 from tinydet_tf.data.pipeline import image_rows, make_samples, render
@@ -109,11 +109,10 @@ def read_class_folders(root: Path, *, val_fraction: float | None = None, seed: i
     if not 0 < fraction < 1:
         raise UserError(f"--val-fraction is {fraction}; give a number between 0 and 1")
     train, val = {}, {}
-    for index, (name, files) in enumerate(_files_of_classes(root).items()):
+    for name, files in _files_of_classes(root).items():
         if len(files) < 2:
             raise UserError(f"{root / name} has 1 image; a class needs 2, one to train on and one to validate on")
-        count = min(max(1, round(fraction * len(files))), len(files) - 1)
-        chosen = set(np.random.default_rng([seed, index]).permutation(len(files))[:count].tolist())
+        chosen = val_indices(files, fraction, seed)
         train[name] = [file for i, file in enumerate(files) if i not in chosen]
         val[name] = [file for i, file in enumerate(files) if i in chosen]
     return ClassFolders(root, tuple(train), _flat(train), _flat(val))

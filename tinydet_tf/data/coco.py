@@ -322,7 +322,7 @@ def load_coco(
 def _half(annotation_file: Path, images: tuple[CocoImage, ...], half: str) -> tuple[CocoImage, ...]:
     """The images of "train" or "val" of a set that has no val split."""
     try:
-        validated = val_indices(len(images))
+        validated = val_indices([image.path for image in images])
     except UserError as error:
         raise UserError(f"{annotation_file} has no val split, and {error}") from None
     kept = tuple(image for index, image in enumerate(images) if (index in validated) == (half == "val"))

@@ -150,7 +150,7 @@ def train_and_val(folder: LabelledDataset, val_fraction: float | None, seed: int
     if val_fraction is None:
         raise UserError("the data has no val split; give --val-fraction, for example 0.2")
     images = folder.read(folder.splits[0])
-    chosen = val_indices(len(images), val_fraction, seed)
+    chosen = val_indices([image.path for image in images], val_fraction, seed)
     return {
         "train": [image for index, image in enumerate(images) if index not in chosen],
         "val": [image for index, image in enumerate(images) if index in chosen],

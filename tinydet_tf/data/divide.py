@@ -36,7 +36,7 @@ def divide_coco(path: Path, val_fraction: float | None, seed: int) -> dict[str, 
     dataset = load_coco(*located)
     entries = Entries(located.annotation_file, read_json(located.annotation_file))
     document, owners = entries.document, entries.owners().tolist()
-    chosen = val_indices(len(dataset), val_fraction, seed)
+    chosen = val_indices([image.path for image in dataset.images], val_fraction, seed)
     names = [image.path.relative_to(located.image_dir).as_posix() for image in dataset.images]
     splits = {}
     for split in ("train", "val"):

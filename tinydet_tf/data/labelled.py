@@ -7,14 +7,14 @@ later clips and counts boxes that reach outside of the image.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 import os
 import reprlib
+import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
-
-import numpy as np
 
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.metadata import is_label
@@ -107,16 +107,25 @@ def choose_part(source: Path, parts: Collection[str], split: str) -> tuple[str, 
     return whole, not held_out
 
 
-def val_indices(count: int, fraction: float = VAL_FRACTION, seed: int = 0) -> set[int]:
-    """Which of `count` images are for validation: a random `fraction` of them, at least one and not all.
+def val_indices(paths: Sequence[Path], fraction: float = VAL_FRACTION, seed: int = 0) -> set[int]:
+    """Which of the images are for validation: a random `fraction` of them, at least one and not all.
+
+    Chance is drawn from a picture's name and seed alone: where pictures are added, those that were trained on do not
+    become val's, but for a few at the border.
+
+    Args:
+        paths: of the images; what they have in common, as the folder of the set, does not count.
 
     Raises:
         UserError: there are fewer than two.
     """
-    if count < 2:
+    if len(paths) < 2:
         raise UserError("the data has one image; a train and a val split need two")
-    chosen = min(max(round(fraction * count), 1), count - 1)
-    return set(np.random.default_rng(seed).permutation(count)[:chosen].tolist())
+    chosen = min(max(round(fraction * len(paths)), 1), len(paths) - 1)
+    common = os.path.commonpath([path.parent for path in paths])
+    names = [unicodedata.normalize("NFC", path.relative_to(common).as_posix()) for path in paths]
+    draws = [hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest() for name in names]
+    return set(sorted(range(len(paths)), key=draws.__getitem__)[:chosen])
 
 
 def check_class_names(source: Path, names: Sequence[str]) -> None:

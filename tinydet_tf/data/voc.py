@@ -132,6 +132,7 @@ class VocFolder:
         lists = subfolder(root, _LISTS) if ALL in self._places else None
         self._list_folder = lists or root
         self._lists = self._read_lists() if lists is not None else {}
+        self._listed = {name for names in self._lists.values() for name in names}
         self.splits = tuple(self._lists or self._places)
         named = self._named()
         self._annotations = {path: _read_xml(path) for part in named for path in named[part].values()}
@@ -222,7 +223,7 @@ class VocFolder:
         stems = []
         alike = []
         for name, number in self._lists[split].items():
-            stem = _listed_xml(place, name, self._lists[split])
+            stem = _listed_xml(place, name, self._listed)
             if stem is None:
                 raise UserError(
                     f"{path}:{number} names {shown.repr(name)}, but there is no {name[:80]}.xml in "
@@ -243,7 +244,7 @@ class VocFolder:
                 lists = list(self._lists.values())
                 if all(self._list_path(name) is not None for name in ("train", "trainval")):
                     lists.append(self._read_list("trainval"))
-                found = (_listed_xml(place, name, names) for names in lists for name in names)
+                found = (_listed_xml(place, name, self._listed) for names in lists for name in names)
                 stems = dict.fromkeys(stem for stem in found if stem is not None)
             named[part] = {stem: _xml_path(place, stem) for stem in stems}
         return named
@@ -348,7 +349,7 @@ def _walk(folder: Path) -> Iterator[str]:
 
 
 def _listed_xml(place: _Place, name: str, names: Container[str]) -> str | None:
-    """The xml, without its suffix, that a line of a list means; names: all of the list."""
+    """The xml, without its suffix, that a line of a list means; names: those of every list."""
     for stem in (name, os.path.splitext(name)[0]):  # some tools list file names
         if stem in place.xml.by_stem:
             return stem

@@ -325,9 +325,10 @@ class YoloFolder:
     def _label_paths(self, paths: Sequence[Path]) -> dict[Path, Path | None]:
         """The label file of each image; None: it has none."""
         found: dict[Path, Path | None] = {}
-        stems: dict[Path, set[str]] = {}  # of the images whose labels are in a folder
-        for path in paths:
-            stems.setdefault(self._label_folder(path.parent), set()).add(path.stem)
+        stems: dict[Path, set[str]] = {}  # of the images whose labels are in a folder, those of every split
+        for folder in dict.fromkeys(path.parent for path in paths):
+            pictures = (os.path.splitext(name)[0] for name in self._names_in(folder) if _is_picture(name))
+            stems.setdefault(self._label_folder(folder), set()).update(pictures)
         for path in paths:
             folder = self._label_folder(path.parent)
             labels = self._labels_in(folder)

@@ -21,6 +21,8 @@ from tinydet_lite.errors import UserError
 from tinydet_tf.commands import command_text
 from tinydet_tf.config import Config, DataConfig, TrainConfig
 from tinydet_tf.data.coco import CocoDataset
+from tinydet_tf.data.copies import in_both
+from tinydet_tf.data.locating import some
 from tinydet_tf.data.pipeline import build_pipeline, line_of_user_error
 from tinydet_tf.data.splits import absolute, load_split, named, preparation
 from tinydet_tf.evaluation import match_classes
@@ -344,6 +346,12 @@ def _load_data(config: DataConfig) -> tuple[CocoDataset, CocoDataset]:
             f"{train_data.annotation_file} would be train and val at once; give --val-json and --val-images, "
             f"divide it with {command_text('convert-dataset')} --val-fraction 0.2, or --set data.validate_on_train=true"
         )
+    paths = [[image.path for image in data.images] for data in (val_data, train_data)]
+    if copies := in_both(*paths):
+        _LOG.warning(
+            "%d of val's %d images are in train too (%s): its figures will be too good; take them out of one",
+            len(copies), len(paths[0]), some([path.name for path in copies]),
+        )  # fmt: skip
     return train_data, val_data
 
 
