@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -13,11 +14,13 @@ import tf_keras as keras
 import tinydet_tf
 from commands import Command
 from tinydet_lite.errors import UserError
-from tinydet_tf.config import Config
+from tinydet_tf.config import Config, DataConfig
 from tinydet_tf.data.digits import digits_folder
-from tinydet_tf.export.comparison import Results, Row, comparison_rows, scopes, select, table
+from tinydet_tf.data.splits import load_split
+from tinydet_tf.export.calibration import load_calibration_images
+from tinydet_tf.export.comparison import Results, Row, comparison_rows, identity_of, scopes, select, table
 from tinydet_tf.export.schemes import FORMATS
-from tinydet_tf.weights import save_weights
+from tinydet_tf.weights import load_detector, save_weights
 
 TENSORS = [
     "trunk/stem/Conv2D", "trunk/stem/Relu", "trunk/block1/Conv2D", "trunk/block2/x", "trunk/lateral0/add",
@@ -63,9 +66,22 @@ def test_finished_rows_are_kept(tmp_path: Path) -> None:
     assert not again.has(other)
     with pytest.raises(UserError, match="other weights"):
         Results(path, {"weights": "b"})
-    path.write_text("{}")
-    with pytest.raises(UserError, match="not a file of quantization experiments"):
-        Results(path, {"weights": "a"})
+    for content in ("{}", '{"identity": [1], "rows": {}}', '{"identity": {}, "rows": {"int8": {}}}', "[1]", "no json"):
+        path.write_text(content)
+        with pytest.raises(UserError, match="not a file of quantization experiments"):
+            Results(path, {"weights": "a"})
+
+
+def test_what_rows_are_valid_for(weights: Path, data: Path) -> None:
+    detector, _ = load_detector(weights)
+    train, val = (load_split(DataConfig(root=str(data)), split) for split in ("train", "val"))
+    few, more = (load_calibration_images(train, 128, count=count) for count in (2, 4))
+    known = identity_of(detector, val, few)
+    assert known == json.loads(json.dumps(known)) == identity_of(detector, val, few)
+    assert known != identity_of(detector, val, more) != identity_of(detector, train, more)
+    same_ids = dataclasses.replace(train, images=train.images[: len(val)])
+    assert [i.id for i in same_ids.images] == [i.id for i in val.images], "of another split, under the same numbers"
+    assert identity_of(detector, same_ids, few)["data"] != known["data"]
 
 
 def test_table(tmp_path: Path) -> None:

@@ -311,6 +311,26 @@ def test_what_another_split_owns_is_not_taken(voc: Path, yolo: Path) -> None:
         read(voc, "train")
 
 
+def test_linked_folders_are_followed(voc: Path, yolo: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "disk"
+    for kind, place in (("images", yolo / "images" / "train"), ("labels", yolo / "labels" / "train")):
+        (elsewhere / kind).mkdir(parents=True)
+        (place / "more").symlink_to(elsewhere / kind)
+        (elsewhere / kind / "again").symlink_to(place)  # each folder once
+    add_image(elsewhere / "images" / "linked.png")
+    write(elsewhere / "labels" / "linked.txt", "1 0.5 0.5 0.2 0.2\n")
+    found = {i.path.relative_to(yolo).as_posix(): i.classes.tolist() for i in read(yolo, "train").images}
+    assert found["images/train/more/linked.png"] == [1] and len(found) == 4
+    shutil.rmtree(voc / "ImageSets")
+    for kind in ("JPEGImages", "Annotations"):
+        (voc / kind / "more").symlink_to(elsewhere / kind)
+        (elsewhere / kind).mkdir()
+    add_image(elsewhere / "JPEGImages" / "linked.png")
+    write(elsewhere / "Annotations" / "linked.xml", annotation_xml(object_xml("cat", (2, 2, 9, 9))))
+    names = [i.path.relative_to(voc).as_posix() for i in read(voc, "all").images]
+    assert "JPEGImages/more/linked.png" in names and len(names) == 4
+
+
 BOMB = (
     '<!DOCTYPE b [<!ENTITY a "aaaaaaaaaa">'
     + "".join(f'<!ENTITY {x} "{f"&{y};" * 10}">' for x, y in zip("bcdefghij", "abcdefghi", strict=True))
@@ -662,6 +682,11 @@ def test_the_command_writes_what_load_coco_reads(format: str, digits: Path, tmp_
             np.testing.assert_array_equal(image.boxes, other.boxes)
     code, _, err = command("convert_dataset.py", "--input", folder, "--output", output)
     assert code == 2 and "instances.json is there already; give another --output" in err
+    write(tmp_path / "other" / "val", "in the way")
+    command("convert_dataset.py", "--input", folder, "--output", tmp_path / "other").assert_refused_alone(
+        "is no folder"
+    )
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["val"], "nothing half-written"
 
 
 def test_the_command_splits(voc: Path, tmp_path: Path, command: Command) -> None:

@@ -374,17 +374,21 @@ def test_a_url_that_is_no_picture(no_proxy, monkeypatch):
         "/video.jpg": (200, stream, b""),
         "/live": (200, stream, b""),
         "/page": (200, page, b"<p/>"),
+        "/busy": (503, {}, b""),
+        "/private": (403, {}, b""),
         "/film": (200, {"Content-Type": "video/mp4", "Content-Length": "4"}, b"abcd"),
         "/page.jpg": (200, page, b"<p/>"),
         "/cut.jpg": (200, {"Content-Type": "image/jpeg"}, _encoded()[:-200]),
         "/large.jpg": (200, {"Content-Type": "image/jpeg"}, bytes(2000)),
     }
     with served(answers) as (host, _):
-        for path in ("/video.jpg", "/live", "/page", "/film", "/missing"):
+        for path in ("/video.jpg", "/live", "/page", "/film", "/busy"):
             open_source(f"http://{host}{path}")
             assert opened.pop() == f"http://{host}{path}"
         for path, told in (
             ("/missing.jpg", "cannot be fetched (the server answers 404"),
+            ("/missing", "cannot be fetched (the server answers 404"),
+            ("/private", "cannot be fetched (the server answers 403"),
             ("/page.jpg", "is not an image"),
             ("/cut.jpg", "does not decode"),
             ("/large.jpg", "is larger than"),

@@ -5,6 +5,7 @@ train --data reads such folders itself. This is for data without a val split, an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def main() -> None:
     if not args.input.exists():
         raise UserError(f"--input {args.input} does not exist; give a COCO, Pascal VOC or YOLO folder, or a data.yaml")
 
-    from tinydet_lite.files import atomic_write
+    from tinydet_lite.files import atomic_path
     from tinydet_tf.data.convert import ANNOTATION_FILE, coco_split, open_folder, train_and_val
     from tinydet_tf.data.divide import divide_coco, is_coco
 
@@ -59,10 +60,14 @@ def main() -> None:
     for target in targets.values():
         if target.exists():
             raise UserError(f"{target} is there already; give another --output or remove it")
+        if target.parent.exists() and not target.parent.is_dir():
+            raise UserError(f"{target.parent} is no folder; give another --output or remove it")
+    with contextlib.ExitStack() as all_or_none:
+        for split, target in targets.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            all_or_none.enter_context(atomic_path(target)).write_bytes(splits[split].to_bytes())
     command = command_words("train")
     for split, converted in splits.items():
-        targets[split].parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(targets[split], converted.to_bytes())
         boxes = converted.document["annotations"]
         print(
             f"{split}: {len(converted.document['images'])} images, {len(boxes)} boxes, "

@@ -66,13 +66,13 @@ def main() -> None:
         return found.metrics
 
     bench = Bench(detector, config, samples, measure, dataset.images[0].path)
-    rows = comparison_rows(bench.tensors(), images=args.calibration_images, sensitivity=not args.skip_sensitivity)
+    rows = comparison_rows(bench.tensors(), images=len(samples), sensitivity=not args.skip_sensitivity)
     if args.list:
         print("\n".join(rows))
         return
     rows = select(rows, args.only)
     assert args.json is not None
-    results = Results(args.json, identity_of(detector, dataset, args.calibration_images, args.seed))
+    results = Results(args.json, identity_of(detector, dataset, samples))
     for number, row in enumerate(rows.values(), 1):
         if results.has(row):
             continue

@@ -12,7 +12,7 @@ import logging
 import os
 import reprlib
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -175,3 +175,19 @@ def file_names(folder: Path) -> list[str]:
             return sorted(entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
     except OSError as error:
         raise UserError(f"folder {folder} cannot be read: {os_reason(error)}") from error
+
+
+def folders_below(folder: Path) -> Iterator[Path]:
+    """A folder and all below it, sorted; links to folders are followed, each folder is visited once.
+
+    Hidden ones are left out: Jupyter, say, keeps copies of pictures in them.
+    """
+    seen = set()
+    for place, names, _ in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            names.clear()
+            continue
+        seen.add(real)
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        yield Path(place)

@@ -17,7 +17,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from tinydet_lite.errors import UserError, printable
-from tinydet_tf.data.labelled import file_names, shown
+from tinydet_tf.data.labelled import file_names, folders_below, shown
 
 _LOG = logging.getLogger(__name__)
 
@@ -219,18 +219,11 @@ class FileFinder:
     def _list_tree(self) -> None:
         if self._tree is not None:
             return
-        self._tree, seen = [], set()
-        # Links to folders are followed, as exact names follow them; each folder is visited once.
-        for folder, folders, files in os.walk(self._folder, followlinks=True):
-            real = os.path.realpath(folder)
-            if real in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            parts = Path(folder).relative_to(self._folder).parts
-            self._folders.update(map(_decoded, folders))
-            self._tree += [(*parts, name) for name in sorted(files) if not name.startswith(".")]
+        self._tree = []
+        for folder in folders_below(self._folder):
+            parts = folder.relative_to(self._folder).parts
+            self._folders.update(map(_decoded, parts))
+            self._tree += [(*parts, name) for name in file_names(folder)]
         self._index = _readings(self._tree, lambda file: file[-1])
 
 

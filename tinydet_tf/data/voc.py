@@ -28,6 +28,7 @@ from tinydet_tf.data.labelled import (
     LabelledImage,
     check_class_names,
     file_names,
+    folders_below,
     read_text,
     shown,
 )
@@ -342,10 +343,8 @@ def _place(annotations: Path, images: Path) -> _Place:
 
 def _walk(folder: Path) -> Iterator[str]:
     """Paths of all files below a folder, relative to it; hidden ones left out."""
-    for place, folders, _ in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        parts = Path(place).relative_to(folder)
-        yield from ((parts / name).as_posix() for name in file_names(Path(place)))
+    for place in folders_below(folder):
+        yield from ((place.relative_to(folder) / name).as_posix() for name in file_names(place))
 
 
 def _listed_xml(place: _Place, name: str, names: Container[str]) -> str | None:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from tinydet_tf.data.labelled import (
     LabelledImage,
     check_class_names,
     file_names,
+    folders_below,
     read_text,
     shown,
 )
@@ -262,7 +263,7 @@ class YoloFolder:
             for entry in map(Path, self._splits[split]):
                 if entry.is_dir():
                     beside = _labels_beside(entry) is None
-                    folders = [entry] if beside and entry == self._root else _visible_folders(entry)
+                    folders = [entry] if beside and entry == self._root else folders_below(entry)
                     found = [folder / name for folder in folders for name in self._names_in(folder)]
                     paths += sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
                 else:
@@ -479,13 +480,6 @@ def _read_darknet(path: Path) -> dict[Any, Any]:
         raise UserError(f"{path} names {shown.repr(names)} for the class names; there is no {places[0]}")
     kept = {key: value for key, value in settings.items() if any(key in keys for keys in SPLIT_NAMES.values())}
     return {**kept, "names": _class_lines(names_file)}
-
-
-def _visible_folders(folder: Path) -> Iterator[Path]:
-    """It and those below it; hidden ones, as Jupyter makes with copies of pictures, are nobody's data."""
-    for place, folders, _ in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield Path(place)
 
 
 def _class_lines(path: Path) -> list[str]:

@@ -33,6 +33,10 @@ REFERENCE = "float32"
 _SENSITIVITY = "only "
 _SIZES = (1, 4, 8, 16, 32, 64, 128)
 _RUNS = 30
+#: Of a finished row in the json.
+_COLUMNS = {
+    "scheme", "images", "AP", "AP50", "APs", "bytes", "milliseconds", "reference_milliseconds", "partitions",
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +63,8 @@ def comparison_rows(tensors: Iterable[str], *, images: int, sensitivity: bool = 
     parts = scopes(tensors)
     schemes = dict(FORMATS)
     for method in METHODS:
-        schemes[f"int8 {method}"] = dataclasses.replace(static, method=method)
+        if method != static.method:
+            schemes[f"int8 {method}"] = dataclasses.replace(static, method=method)
     schemes["int8, biases as they are"] = dataclasses.replace(static, bias_correction=False)
     schemes["int8, channels as they are"] = dataclasses.replace(static, equalization=False)
     blocks = [part for part in parts if re.fullmatch(r"trunk/(stem|block\d+)", part)]
@@ -67,8 +72,8 @@ def comparison_rows(tensors: Iterable[str], *, images: int, sensitivity: bool = 
         "rpn": (r"trunk/rpn\d*",),
         "head": ("head",),
         "fpn": (r"trunk/(fpn|lateral)\d*",),
-        "first blocks": tuple(f"{block}" for block in blocks[:3]),
-        "last block": tuple(f"{block}" for block in blocks[-1:]),
+        "first blocks": tuple(blocks[:3]),
+        "last block": tuple(blocks[-1:]),
     }
     for name, patterns in kept.items():
         schemes[f"int8, {name} in float"] = dataclasses.replace(static, float_parts=patterns)
@@ -118,7 +123,9 @@ class Results:
             try:
                 stored = json.loads(path.read_text())
                 rows = {str(name): dict(row) for name, row in stored["rows"].items()}
-                known = stored["identity"]
+                known = dict(stored["identity"])
+                if any(not row.keys() >= _COLUMNS for row in rows.values()):
+                    raise ValueError("a row lacks a column")
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{path} is not a file of quantization experiments; give another --json") from error
             if known != identity:
@@ -129,7 +136,7 @@ class Results:
     def has(self, row: Row) -> bool:
         """Whether the row is there, with this very scheme."""
         stored = self.rows.get(row.name)
-        return stored is not None and {key: stored[key] for key in row.identity()} == row.identity()
+        return stored is not None and row.identity().items() <= stored.items()
 
     def add(self, row: Row, values: dict[str, Any]) -> None:
         self.rows[row.name] = {**row.identity(), **values}
@@ -199,17 +206,21 @@ class Bench:
         }
 
 
-def identity_of(detector: TinyDet, dataset: CocoDataset, images: int, seed: int) -> dict[str, Any]:
-    """What makes two tables comparable: weights, data, how many images of it, calibration."""
-    digest = hashlib.sha256()
-    for weight in detector.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
+def identity_of(detector: TinyDet, dataset: CocoDataset, samples: CalibrationImages) -> dict[str, Any]:
+    """What makes two tables comparable: weights, the pictures that are evaluated with their objects, calibration."""
+    evaluated = [(image.path.name, image.boxes.tolist(), image.classes.tolist()) for image in dataset.images]
     return {
-        "weights": digest.hexdigest(),
-        "data": dataset.annotation_file.name,
-        "evaluated": [len(dataset), dataset.images[0].id, dataset.images[-1].id],
-        "calibration": [images, seed],
+        "weights": _digest(np.ascontiguousarray(weight).tobytes() for weight in detector.get_weights()),
+        "data": [len(dataset), _digest([repr(evaluated).encode()])],
+        "calibration": [len(samples), _digest([samples.images.tobytes()])],
     }
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def table(results: Results, names: Sequence[str]) -> list[list[str]]:

@@ -26,6 +26,9 @@ _PIECE = 1 << 16
 _BEGINNINGS = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|RIFF....WEBP", re.DOTALL)
 _BEGINNING = 12
 
+# By which a server says that no other program would get more: not allowed, not there.
+_REFUSED = (401, 403, 404, 410)
+
 # What urllib raises: its own errors are OSErrors; a malformed URL is a ValueError.
 _FETCH_ERRORS = (OSError, http.client.HTTPException, ValueError)
 
@@ -51,7 +54,7 @@ def look_at(url: str, named_picture: bool) -> Found:
         named_picture: its path ends like a picture's. Then it is one, unless the server says that it is a stream.
 
     Raises:
-        UserError: it is a picture, and does not come, or is too large.
+        UserError: it is a picture, and does not come, or is too large; or the server says that nothing is there for us.
     """
     try:
         with _open(url) as answer:
@@ -60,7 +63,8 @@ def look_at(url: str, named_picture: bool) -> Found:
     except UserError:
         raise
     except _FETCH_ERRORS as error:
-        if not named_picture:
+        refused = isinstance(error, urllib.error.HTTPError) and error.code in _REFUSED
+        if not named_picture and not refused:
             return Found("stream")
         raise UserError(f"{without_secrets(url)} cannot be fetched ({_reason(error)})") from error
 
