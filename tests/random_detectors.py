@@ -58,3 +58,11 @@ def fit_statistics(detector: Any, pictures: NDArray[Any], *, times: int) -> None
     detector.features(pictures.astype(np.float32), training=True)
     for layer, momentum in zip(layers, kept, strict=True):
         layer.momentum = momentum
+
+
+def convert(detector: Any, config: Any, *, quantization: str = "float32", **options: Any) -> bytes:
+    """The whole .tflite of a detector, by a key of `schemes.FORMATS` and the options of `convert.export`."""
+    from tinydet_tf.export.convert import export
+    from tinydet_tf.export.schemes import scheme_named
+
+    return export(detector, config, scheme_named(quantization), **options).model

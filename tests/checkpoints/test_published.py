@@ -14,6 +14,7 @@ import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
 from partners import assert_same_rows, first
+from random_detectors import convert
 from tinydet_lite.errors import UserError
 from tinydet_tf.checkpoints.published import (
     CLASS_WEIGHT,
@@ -23,7 +24,7 @@ from tinydet_tf.checkpoints.published import (
 )
 from tinydet_tf.config import VARIANTS, config_from_dict, model_config
 from tinydet_tf.data.coco_classes import COCO_CATEGORIES, COCO_CATEGORY_IDS, COCO_CLASS_NAMES
-from tinydet_tf.export.convert import convert, to_flatbuffer
+from tinydet_tf.export.convert import to_flatbuffer
 from tinydet_tf.export.rewrites import psroi
 from tinydet_tf.export.rewrites.positions import FloatPositions
 from tinydet_tf.export.rewrites.rows import table_rows

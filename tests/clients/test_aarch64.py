@@ -15,7 +15,7 @@ from PIL import Image
 
 from clients import aarch64
 from partners import FEW
-from random_detectors import spread_detector
+from random_detectors import convert, spread_detector
 from tinydet_lite.models import DIGITS
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -74,7 +74,6 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> dict[str, Path]:
     """The int8 file that comes with tinydet-lite, and float ones of random weights whose scores are spread."""
     from tinydet_tf.config import VARIANTS, Config
-    from tinydet_tf.export.convert import convert
 
     names = tuple("abcdef")
     batch = np.stack([Image.open(file).convert("RGB").resize((SIZE, SIZE)) for file in sorted(pictures.iterdir())])

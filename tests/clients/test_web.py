@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from partners import FEW
-from random_detectors import noise, spread_detector
+from random_detectors import convert, noise, spread_detector
 from tinydet_lite import Detector
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -32,7 +32,6 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tinydet_tf.config import VARIANTS, Config
-from tinydet_tf.export.convert import convert
 
 pytestmark = pytest.mark.slow
 

@@ -18,12 +18,12 @@ from ai_edge_litert.interpreter import Interpreter
 
 import tinydet_tf
 from partners import assert_same_rows, first
-from random_detectors import fit_statistics
+from random_detectors import convert, fit_statistics
 from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
 from tinydet_tf.config import VARIANTS, Config
-from tinydet_tf.export.convert import convert, with_metadata, write_tflite
+from tinydet_tf.export.convert import with_metadata, write_tflite
 from tinydet_tf.model.detector import TinyDet
 
 NAMES = tuple(f"thing {i}" for i in range(6))

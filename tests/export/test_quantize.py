@@ -16,13 +16,13 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 import tinydet_tf
-from random_detectors import fit_statistics
+from random_detectors import convert, fit_statistics
 from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
 from tinydet_tf.config import Config
 from tinydet_tf.export.calibration import CalibrationImages, Observation
-from tinydet_tf.export.convert import convert, export, to_flatbuffer, write_tflite
+from tinydet_tf.export.convert import export, to_flatbuffer, write_tflite
 from tinydet_tf.export.graph import HostGraph
 from tinydet_tf.export.kept_ranges import TRAINED
 from tinydet_tf.export.operators import Operator, builtin_code, operators

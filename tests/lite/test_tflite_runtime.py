@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from environments import python_with, without_our_paths
 from partners import FEW
-from random_detectors import noise, spread_detector
+from random_detectors import convert, noise, spread_detector
 from tinydet_lite import Detector
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
@@ -23,7 +23,6 @@ pytest.importorskip("tensorflow", reason="the files are exported with TensorFlow
 pytest.importorskip("tinydet_tf")
 from tinydet_tf.config import VARIANTS, Config
 from tinydet_tf.export.calibration import CalibrationImages
-from tinydet_tf.export.convert import convert
 from tinydet_tf.export.schemes import FORMATS
 
 pytestmark = pytest.mark.slow

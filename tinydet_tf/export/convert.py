@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
@@ -17,15 +16,10 @@ from tinydet_tf.config import Config
 from tinydet_tf.export.calibration import Calibration, CalibrationImages, Observation
 from tinydet_tf.export.graph import HostGraph, build_graph
 from tinydet_tf.export.quantize import Quantized, quantize
-from tinydet_tf.export.schemes import Scheme, scheme_named
+from tinydet_tf.export.schemes import Scheme
 from tinydet_tf.export.tasks_metadata import put_in, tasks_metadata
 from tinydet_tf.keras_detector import model_info
 from tinydet_tf.model.detector import TinyDet
-
-
-def convert(detector: TinyDet, config: Config, *, quantization: str = "float32", **options: Any) -> bytes:
-    """The whole .tflite of a detector, by a key of `schemes.FORMATS` and the options of `export`."""
-    return export(detector, config, scheme_named(quantization), **options).model
 
 
 def export(
