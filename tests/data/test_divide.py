@@ -48,6 +48,14 @@ def test_pictures_that_are_added_move_next_to_none() -> None:
     assert len((new - old) & set(before)) <= 5, "what was trained on stays train's"
 
 
+def test_augmented_copies_stay_together() -> None:
+    names = [f"a{n}_jpg.rf.{f'{n}{copy}'.zfill(32)}.jpg" for n in range(50) for copy in range(3)]
+    chosen = {names[index] for index in val_indices([Path(f"/set/{name}") for name in names])}
+    assert len(chosen) == 30
+    parts = [sum(name.startswith(f"a{n}_") for name in chosen) for n in range(50)]
+    assert sum(part not in (0, 3) for part in parts) <= 1, "at the border"
+
+
 def test_chance_is_even() -> None:
     chosen = [val_indices(numbered(200), seed=seed) for seed in range(200)]
     counts = np.bincount([index for indices in chosen for index in indices], minlength=200)

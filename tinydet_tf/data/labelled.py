@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import logging
 import os
+import re
 import reprlib
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
@@ -38,6 +39,8 @@ OTHER_PICTURES = (
 )  # fmt: skip
 #: The share of a set without a val split that becomes one, where nobody says which.
 VAL_FRACTION = 0.2
+#: What Roboflow puts into the name of a picture and of each of its augmented copies.
+_COPY = re.compile(r"\.rf\.[0-9A-Za-z]{16,}(?=\.\w+$)")
 #: A file with more classes is taken for damaged; LVIS, a large set, has 1,203.
 MAX_CLASSES = 10_000
 
@@ -111,7 +114,7 @@ def val_indices(paths: Sequence[Path], fraction: float = VAL_FRACTION, seed: int
     """Which of the images are for validation: a random `fraction` of them, at least one and not all.
 
     Chance is drawn from a picture's name and seed alone: where pictures are added, those that were trained on do not
-    become val's, but for a few at the border.
+    become val's, but for a few at the border. Roboflow's augmented copies of a picture have one draw.
 
     Args:
         paths: of the images; what they have in common, as the folder of the set, does not count.
@@ -123,7 +126,7 @@ def val_indices(paths: Sequence[Path], fraction: float = VAL_FRACTION, seed: int
         raise UserError("the data has one image; a train and a val split need two")
     chosen = min(max(round(fraction * len(paths)), 1), len(paths) - 1)
     common = os.path.commonpath([path.parent for path in paths])
-    names = [unicodedata.normalize("NFC", path.relative_to(common).as_posix()) for path in paths]
+    names = [unicodedata.normalize("NFC", _COPY.sub("", path.relative_to(common).as_posix())) for path in paths]
     draws = [hashlib.sha256(os.fsencode(f"{seed}/{name}")).digest() for name in names]
     return set(sorted(range(len(paths)), key=draws.__getitem__)[:chosen])
 
