@@ -117,7 +117,8 @@ def test_ends_that_were_kept_are_not_cut_again() -> None:
 def test_a_tensor_of_zeros_has_a_range() -> None:
     """A gate that nothing opens: runtimes refuse a scale of next to nothing."""
     for method in ("min_max", "percentile"):
-        assert ranges(seen([[0.0, 0.0]]), method) == {"t": (0.0, 1.0)}
+        for values in ([0.0, 0.0], [0.0, 1e-30], [-1e-25, 0.0]):
+            assert ranges(seen([values]), method) == {"t": (0.0, 1.0)}
 
 
 def test_percentile_clips_an_outlier() -> None:

@@ -32,10 +32,14 @@ def with_room_for_biases(model: bytes, ranges: Mapping[str, Range]) -> bytes:
     parsed = read(model)
     (graph,) = parsed.subgraphs
     constants, changed = Constants(parsed), False
+
+    def constant(index: int) -> bool:
+        return index >= 0 and parsed.buffers[graph.tensors[index].buffer].data is not None
+
     for op in graph.operators:
         code = builtin_code(parsed, op)
         found = ranges.get(graph.tensors[op.inputs[0]].name.decode())
-        if code not in WEIGHTED or found is None or len(op.inputs) < 3 or op.inputs[2] < 0:
+        if code not in WEIGHTED or found is None or len(op.inputs) < 3 or not all(map(constant, op.inputs[1:])):
             continue
         kernel, bias = (constants.read(op, place, np.float32) for place in (1, 2))
         channels = kernel.reshape(-1, bias.size).T if code == DEPTHWISE else kernel.reshape(bias.size, -1)

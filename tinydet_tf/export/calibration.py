@@ -36,6 +36,8 @@ DEFAULT_IMAGES = 128
 #: K: of a tensor that is larger, every n-th value. Ends of a range are taken from all of it.
 _KEPT = 16384
 _PERCENTILES = (0.001, 99.999)
+#: What is narrower counts as zeros: float32 would hardly have a number for its scale.
+_NARROWEST = 1e-20
 
 Range = tuple[float, float]
 
@@ -251,7 +253,7 @@ def _observation(low: list[np.ndarray], high: list[np.ndarray], kept: list[np.nd
 
 
 def ranges(observations: dict[str, Observation], method: str = "min_max") -> dict[str, Range]:
-    """The range of each tensor; 0 always lies in it, so that padding is exact, and so does more than 0.
+    """The range of each tensor; 0 always lies in it, so that padding is exact, and it is wide enough for a scale.
 
     Args:
       method: one of `schemes.METHODS`.
@@ -262,7 +264,9 @@ def ranges(observations: dict[str, Observation], method: str = "min_max") -> dic
         if method == "percentile" and seen.values.size:
             low, high = np.percentile(seen.values, _PERCENTILES)
         low, high = min(float(low), 0.0), max(float(high), 0.0)
-        found[name] = (low, high if low < high else 1.0)  # of nothing but zeros every scale is exact
+        found[name] = (
+            (low, high) if high - low > _NARROWEST else (0.0, 1.0)
+        )  # of nothing but zeros every scale is exact
     return found
 
 
