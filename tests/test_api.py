@@ -126,7 +126,7 @@ def test_what_cannot_be(run: Path, data: Path, tmp_path: Path) -> None:
         api.train(output=run, resume=True, variant="S")
     with pytest.raises(UserError, match="does not exist"):
         api.load_detector(tmp_path / "absent")
-    with pytest.raises(UserError, match="--data and --seed chose images for --format int8 and int16; float32 needs"):
+    with pytest.raises(UserError, match="--data and --seed choose images for --format int8 and int16; float32 needs"):
         api.export(run, tmp_path / "x.tflite", data=str(data), seed=0)
     with pytest.raises(UserError, match="0 calibration images"):
         api.export(run, tmp_path / "x.tflite", format="int8", calibration_images=0)

@@ -277,7 +277,7 @@ def test_bad_options(command: Command, trained: Path, tmp_path: Path) -> None:
     command("export.py", "--model", trained, "--output", tmp_path / "no" / "x.tflite").assert_refused("no folder")
     quantized = ("export.py", "--model", trained, "--output", tmp_path / "x.tflite", "--format")
     command(*quantized, "int8", "--calibration-images", "0").assert_refused("--calibration-images is 0")
-    command(*quantized, "dynamic", "--data", tmp_path).assert_refused("are for --format int8 and int16, not dynamic")
+    command(*quantized, "dynamic", "--data", tmp_path).assert_refused("--data", "dynamic needs none")
     command("evaluate.py", "--model", trained, "--json", tmp_path / "no" / "x.json").assert_refused("no folder")
     command("evaluate.py", "--model", trained, "--json", tmp_path).assert_refused("is a folder")
     command("evaluate.py", "--model", trained, "--limit", "0").assert_refused("--limit is 0")

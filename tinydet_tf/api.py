@@ -203,7 +203,7 @@ def export(
     chosen = {"data": data, "split": split, "calibration-images": calibration_images, "seed": seed}
     given = [f"--{name}" for name, value in chosen.items() if value is not None]
     if given and not scheme.integer:
-        raise UserError(f"{' and '.join(given)} chose images for --format int8 and int16; {format} needs none")
+        raise UserError(f"{' and '.join(given)} choose images for --format int8 and int16; {format} needs none")
     if format == "int8" and not given:
         samples, observations = kept_ranges(Path(model)) or (None, None)  # of a quantization-aware run
         scheme = TRAINED if samples is not None else scheme
