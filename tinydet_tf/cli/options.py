@@ -70,7 +70,11 @@ def check_least(args: argparse.Namespace, **least: int) -> None:
 
 
 def seed(text: str) -> int:
-    """'3' -> 3, as the type of an option."""
+    """'3' -> 3, as the type of an option.
+
+    Raises:
+      argparse.ArgumentTypeError: no whole number from 0 to LARGEST_INTEGER.
+    """
     if not (text.isascii() and text.isdigit() and int(text) <= LARGEST_INTEGER):
         raise argparse.ArgumentTypeError(f"{text!r} is no seed; give a whole number from 0 to {LARGEST_INTEGER}")
     return int(text)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-#: Of a file whose size another one has, too: first its ends are compared, then all of it.
+#: Bytes at each end of a file that are compared before all of it: sizes alone say little of bitmaps.
 _END = 1 << 14
 
 

@@ -18,7 +18,7 @@ from tinydet_tf.export.operators import DEPTHWISE, WEIGHTED, builtin_code
 from tinydet_tf.export.packing import read, write
 
 #: Of a bias in steps: half of an int32, so that the sum that it is added to has the other half.
-LARGEST = 2**30
+_LARGEST = 2**30
 _WEIGHT_STEPS, _INPUT_STEPS = 127, 255
 
 
@@ -44,7 +44,7 @@ def with_room_for_biases(model: bytes, ranges: Mapping[str, Range]) -> bytes:
         kernel, bias = (constants.read(op, place, np.float32) for place in (1, 2))
         channels = kernel.reshape(-1, bias.size).T if code == DEPTHWISE else kernel.reshape(bias.size, -1)
         scale = (found[1] - found[0]) / _INPUT_STEPS
-        least = np.abs(bias) / (scale * LARGEST) * _WEIGHT_STEPS
+        least = np.abs(bias) / (scale * _LARGEST) * _WEIGHT_STEPS
         narrow = np.flatnonzero(np.abs(channels).max(1) < least)
         if not narrow.size:
             continue

@@ -264,9 +264,8 @@ def ranges(observations: dict[str, Observation], method: str = "min_max") -> dic
         if method == "percentile" and seen.values.size:
             low, high = np.percentile(seen.values, _PERCENTILES)
         low, high = min(float(low), 0.0), max(float(high), 0.0)
-        found[name] = (
-            (low, high) if high - low > _NARROWEST else (0.0, 1.0)
-        )  # of nothing but zeros every scale is exact
+        # Of nothing but zeros every scale is exact.
+        found[name] = (low, high) if high - low > _NARROWEST else (0.0, 1.0)
     return found
 
 
