@@ -246,8 +246,7 @@ def make_small_data(folder: Path) -> None:
     try:
         import torch
 
-        sys.path.insert(0, str(ROOT / "tests" / "checkpoints"))
-        from published_tensors import export_published
+        from checkpoints.published_tensors import export_published
 
         tensors = export_published(TinyDet(model_config("M"), 80))
         torch.save({"state_dict": {k: torch.from_numpy(v) for k, v in tensors.items()}}, folder / "tinydet_M.pth")
