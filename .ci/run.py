@@ -133,7 +133,7 @@ def main() -> int:
     debian_packages()
     # The comparison with PyTorch belongs to the tests here.
     if alone("environment, formatting, types", ["make", "lint"], ["make", "torch"]):
-        alone("make test", ["make", "test"])
+        alone("make test", ["make", "test"], environment={"PYTEST_ADDOPTS": "--durations=40"})
         # They train on digits and, where the real images are beside the checkout, on those. Two processes, a file of
         # tests each: those that learn first, then in an order of the commit's own (tests/conftest.py).
         slow = ["-m", "slow", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-v", "--durations=40"]
