@@ -290,6 +290,17 @@ def labelimg_voc(root: Path) -> None:
     voc_pairs(root, root, EVERYTHING, "Unspecified")
 
 
+def labelimg_voc_in_folders(root: Path) -> None:
+    half = len(EVERYTHING) // 2
+    for folder, stems in ((root / "yard", EVERYTHING[:half]), (root / "street" / "monday", EVERYTHING[half:])):
+        voc_pairs(folder, folder, stems, "Unspecified")
+
+
+def labelimg_voc_with_splits(root: Path) -> None:
+    for split in ("train", "test"):
+        voc_pairs(root / "images" / split, root / "images" / split, SPLITS[split], "Unspecified")
+
+
 def fiftyone_voc(root: Path) -> None:
     voc_pairs(root / "data", root / "labels", EVERYTHING)
 
@@ -325,5 +336,7 @@ EXPORTS: Mapping[str, Export] = {
     "CVAT, VOC": Export(cvat_voc, None),
     "Roboflow, VOC": Export(roboflow_voc, WITH_TEST),
     "labelImg, VOC": Export(labelimg_voc, None),
+    "labelImg, VOC, folders": Export(labelimg_voc_in_folders, None),
+    "labelImg, VOC with splits": Export(labelimg_voc_with_splits, ("train", "test")),
     "FiftyOne, VOC": Export(fiftyone_voc, None),
 }

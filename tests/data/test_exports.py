@@ -15,8 +15,9 @@ from commands import Command
 from tinydet_lite.errors import UserError
 from tinydet_tf.config import DataConfig
 from tinydet_tf.data.coco import CocoDataset
+from tinydet_tf.data.convert import open_folder
 from tinydet_tf.data.splits import load_split
-from tool_exports import CLASSES, EVERYTHING, EXPORTS, SCENES, SPLITS, uploaded
+from tool_exports import CLASSES, EVERYTHING, EXPORTS, SCENES, SPLITS, uploaded, voc
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data.md"
 ROW = re.compile(r"^\| (?P<name>[^|]+?) \| (?P<files>[^|]+?) \| (?P<splits>[^|]+?) \|$", re.MULTILINE)
@@ -115,6 +116,19 @@ def test_a_set_without_val_is_validated_on_test(tmp_path: Path, caplog: pytest.L
         assert set(stems(load_split(data, "val"))) == set(SPLITS["test"])
         assert set(stems(load_split(data, "train"))) == set(SPLITS["train"]), "all of it"
         assert caplog.text.count("validation is on test") == 1
+
+
+def test_xml_beside_pictures_are_what_is_tried_last(tmp_path: Path) -> None:
+    """Of YOLO's pictures some have an xml of an earlier tool beside them; sets that have splits are not one set."""
+    EXPORTS["Ultralytics"].write(tmp_path / "yolo")
+    for split in ("train", "val"):
+        for picture in (tmp_path / "yolo" / "images" / split).iterdir():
+            voc(picture.with_suffix(".xml"), picture.stem)
+    found = open_folder(tmp_path / "yolo")
+    assert found is not None and found.source == tmp_path / "yolo" / "data.yaml"
+    for name in ("a", "b"):
+        EXPORTS["Roboflow, VOC"].write(tmp_path / "several" / name)
+    assert open_folder(tmp_path / "several") is None
 
 
 def test_capital_letters_and_other_names_of_splits(tmp_path: Path) -> None:

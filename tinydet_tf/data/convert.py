@@ -18,7 +18,7 @@ from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.files import atomic_write
 from tinydet_tf.data.cache import cache_folder
 from tinydet_tf.data.labelled import SPLITS, LabelledDataset, LabelledImage, choose_part, val_indices
-from tinydet_tf.data.voc import VocFolder, voc_root
+from tinydet_tf.data.voc import VocFolder, has_pairs_below, voc_root
 from tinydet_tf.data.yolo import YoloFolder, yolo_source
 
 _LOG = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def open_folder(path: Path, format: str | None = None, *, voc_first_pixel: int =
     """The data set at a path: a VOC or YOLO folder, or YOLO's data.yaml.
 
     Args:
-        format: one of FORMATS; None tries each, VOC first.
+        format: one of FORMATS; None tries each, VOC first, and last xml beside their pictures in folders below.
         voc_first_pixel: what VOC's boxes count from (voc.py).
 
     Returns:
@@ -60,6 +60,8 @@ def open_folder(path: Path, format: str | None = None, *, voc_first_pixel: int =
         source = yolo_source(path)
         if source is not None:
             return YoloFolder(source)
+    if format in ("voc", None) and has_pairs_below(path):
+        return VocFolder(path, voc_first_pixel)
     return None
 
 

@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import math
 import os
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -49,6 +49,8 @@ LAYOUTS = (
     FolderPair("Roboflow", "{split}", "{split}"),
     FolderPair("labelImg", ".", "."),
 )
+#: Where neither these nor YOLO's are: each xml beside its picture, as labelImg writes them.
+BESIDE = FolderPair("labelImg", "images/{split}", "images/{split}")
 _LISTS = "ImageSets/Main"
 #: The lists that may be a split, the best first. VOC2007 and 2012 have train and val; others have trainval and test.
 _LISTS_OF = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
@@ -96,9 +98,24 @@ def voc_root(directory: Path) -> Path | None:
     return roots[0] if roots else None
 
 
-def _layout(root: Path) -> dict[str, tuple[Path, Path]]:
+def has_pairs_below(directory: Path) -> bool:
+    """Whether xml lie beside their pictures in BESIDE, or anywhere below a folder that has no splits."""
+    return bool(_beside(directory))
+
+
+def _beside(root: Path) -> dict[str, tuple[Path, Path]]:
+    if found := _layout(root, (BESIDE,)):
+        return found
+    # A folder of a split is of a set of its own, which this one may hold several of.
+    folders = list(folders_below(root))
+    if any(split_of(part) for folder in folders for part in folder.relative_to(root).parts):
+        return {}
+    return {ALL: (root, root)} if any(has_pairs(folder, folder, ".xml") for folder in folders) else {}
+
+
+def _layout(root: Path, layouts: Sequence[FolderPair] = LAYOUTS) -> dict[str, tuple[Path, Path]]:
     """Folders of xml and of images by part of the set; empty where the folder is not VOC's."""
-    for layout in LAYOUTS:
+    for layout in layouts:
         found = {
             part: (annotations, images)
             for part, images, annotations in located_pairs(root, layout)
@@ -118,7 +135,7 @@ class VocFolder:
     Reads every listed xml, images only where an xml gives no size.
 
     Args:
-        root: what `voc_root` gives.
+        root: what `voc_root` gives, or a folder that `has_pairs_below`.
         first_pixel: 1 or 0, see above.
 
     Raises:
@@ -129,7 +146,7 @@ class VocFolder:
 
     def __init__(self, root: Path, first_pixel: int = 1) -> None:
         self.source, self._first_pixel = root, first_pixel
-        self._places = {part: _place(*folders) for part, folders in _layout(root).items()}
+        self._places = {part: _place(*folders) for part, folders in (_layout(root) or _beside(root)).items()}
         lists = subfolder(root, _LISTS) if ALL in self._places else None
         self._list_folder = lists or root
         self._lists = self._read_lists() if lists is not None else {}
