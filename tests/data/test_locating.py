@@ -170,6 +170,14 @@ def test_capitals_of_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         read(tmp_path, "train")
 
 
+def test_pictures_beside_the_folders_of_splits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    EXPORTS["Ultralytics"].write(tmp_path)
+    picture(tmp_path / "images" / "later.jpg")
+    yolo(tmp_path / "labels" / "later.txt", STEM)
+    read(tmp_path, "val")
+    assert f"{tmp_path / 'images'}: passed over: 1 images that are in no split (later.jpg)" in caplog.text
+
+
 def test_images_and_labels_of_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     EXPORTS["CVAT, YOLO"].write(tmp_path)
     data = tmp_path / "obj_train_data"
@@ -184,7 +192,7 @@ def test_images_and_labels_of_yolo(tmp_path: Path, caplog: pytest.LogCaptureFixt
         dataset = read(tmp_path)
     assert len(dataset) == len(EVERYTHING) and boxes(dataset) == len(EVERYTHING) - 1
     assert "passed over: 1 label files without an image that can be read (gone.txt)" in caplog.text
-    assert "passed over: 1 images that no list names (unlisted.jpg)" in caplog.text
+    assert "passed over: 1 images that are in no split (unlisted.jpg)" in caplog.text
     assert f"1 images are listed more than once ({EVERYTHING[0]}.jpg) and taken once" in caplog.text
     assert f"1 of 8 images of train have no label file and are taken as background ({STEM}.jpg)" in caplog.text
     for path in data.glob("red*.txt"):

@@ -342,7 +342,8 @@ class YoloFolder:
         return found
 
     def _tell(self, split: str, labels_of: dict[Path, Path | None]) -> None:
-        """Names the labels without an image, the pictures that cannot be read, and the images without labels."""
+        """Names the labels without an image, the pictures that cannot be read or are in no split, and the images
+        without labels."""
         alike = [
             f"{label.name} for {path.name}" for path, label in labels_of.items() if label and label.stem != path.stem
         ]
@@ -367,12 +368,14 @@ class YoloFolder:
                 if place / name not in owned and stem not in unlisted and stem.lower() not in _NO_LABELS
             ]
             pass_over(place, alone, "label files without an image that can be read")
-        for folder in folders:
+        # Beside images/train and images/val, in `images` itself.
+        above = [f.parent for f in folders if split_of(f.name) is not None and f.parent.name.lower() == "images"]
+        for folder in dict.fromkeys([*folders, *above]):
             names = self._names_in(folder)
             unread = [name for name in names if name.lower().endswith(OTHER_PICTURES)]
             pass_over(folder, unread, "pictures in formats that are not read; convert them to JPEG or PNG")
             images = (name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
-            pass_over(folder, [n for n in images if folder / n not in everywhere], "images that no list names")
+            pass_over(folder, [n for n in images if folder / n not in everywhere], "images that are in no split")
         shared = collections.Counter(label for label in labels_of.values() if label)
         several = [label.name for label, count in shared.items() if count > 1]
         if several:
