@@ -31,7 +31,7 @@ from tinydet_tf.export.calibration import (
 )
 from tinydet_tf.export.convert import check_output, write_tflite
 from tinydet_tf.export.convert import export as export_network
-from tinydet_tf.export.kept_ranges import TRAINED, kept_ranges
+from tinydet_tf.export.kept_calibration import kept_calibration
 from tinydet_tf.export.quantize import Quantized
 from tinydet_tf.export.schemes import scheme_named
 from tinydet_tf.keras_detector import open_detector as load_detector
@@ -188,7 +188,7 @@ def export(
       threshold: the score from which the file's user sees detections; None for the one that training measured.
       proposals: how many boxes the second stage looks at; None for those of the run (200).
       data, split, calibration_images, seed: which images int8 and int16 take their ranges from; None for 128 of what
-        the run was trained on, "train", and 0. Where all are None, a quantization-aware run's own ranges are taken.
+        the run was trained on, "train", and 0. Where all are None, a quantization-aware run's own calibration is taken.
       variant: needed only for weights that do not say theirs.
       progress: show a bar on a terminal while calibrating.
 
@@ -199,15 +199,14 @@ def export(
     check_output(path)
     network, config = load_network(model, variant=variant, proposals=proposals)
     threshold = read_threshold(model) if threshold is None else threshold
-    scheme, samples, observations = scheme_named(format), None, None
+    scheme, samples, kept = scheme_named(format), None, None
     chosen = {"data": data, "split": split, "calibration-images": calibration_images, "seed": seed}
     given = [f"--{name}" for name, value in chosen.items() if value is not None]
     if given and not scheme.integer:
         raise UserError(f"{' and '.join(given)} choose images for --format int8 and int16; {format} needs none")
     if format == "int8" and not given:
-        samples, observations = kept_ranges(Path(model)) or (None, None)  # of a quantization-aware run
-        scheme = TRAINED if samples is not None else scheme
-    if scheme.integer and samples is None:
+        kept = kept_calibration(Path(model))  # of a quantization-aware run
+    if scheme.integer and kept is None:
         dataset = load_split(calibration_data(config, data, Path(model)), split or "train")
         count = DEFAULT_IMAGES if calibration_images is None else calibration_images
         samples = load_calibration_images(dataset, config.model.input_size, count=count, seed=seed or 0)
@@ -218,7 +217,7 @@ def export(
         postprocess=postprocess,
         picture_size=picture_size,
         samples=samples,
-        observations=observations,
+        kept=kept,
         suggested_threshold=threshold,
         progress=progress,
     )

@@ -36,8 +36,8 @@ from tinydet_tf.config import (
 from tinydet_tf.model.detector import TinyDet
 from tinydet_tf.run_files import SUFFIX
 
-#: Files of a run folder that others than the run read. CALIBRATION: the ranges that a quantization-aware run keeps for
-#: its int8 export (export/kept_ranges.py).
+#: Files of a run folder that others than the run read. CALIBRATION: what a quantization-aware run keeps for its
+#: int8 export (export/kept_calibration.py).
 BEST, LAST, CONFIG, CALIBRATION = f"best{SUFFIX}", f"last{SUFFIX}", "config.yaml", "calibration.json"
 _ATTRIBUTE, _DIGEST = "tinydet_config", "tinydet_sha256"
 #: The score threshold with the best F1 on the validation images, measured with these very weights.

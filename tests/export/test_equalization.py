@@ -14,9 +14,9 @@ from ai_edge_litert.interpreter import Interpreter
 
 import tinydet_tf
 from random_detectors import fit_statistics
-from tinydet_tf.export.calibration import CalibrationImages, Observation, observe
+from tinydet_tf.export.calibration import CalibrationImages, observe
 from tinydet_tf.export.convert import to_flatbuffer
-from tinydet_tf.export.equalization import channel_factors, equalize
+from tinydet_tf.export.equalization import channel_factors, divided, equalized
 from tinydet_tf.export.graph import HostGraph
 from tinydet_tf.export.quantize import observed_tensors, quantize
 from tinydet_tf.export.schemes import FORMATS, Scheme
@@ -84,7 +84,7 @@ def factors(model: bytes) -> list[np.ndarray]:
 
 
 def assert_same_outputs(model: bytes) -> None:
-    changed, _ = equalize(model, observe(model, samples(), observed_tensors(model)))
+    changed = equalized(model, channel_factors(model, observe(model, samples(), observed_tensors(model))))
     assert changed != model
     np.testing.assert_allclose(outputs(changed, images()), outputs(model, images()), rtol=1e-4, atol=1e-4)
 
@@ -93,17 +93,16 @@ def test_factors_are_how_wide_the_channels_are() -> None:
     model = flatbuffer(lambda x: mixed(unlike(x)))
     seen = observe(model, samples(), observed_tensors(model))
     (found,) = factors(model)
-    (name,) = (name for name, values in channel_factors(model, seen).items() if len(values) == 4)
-    high = seen[name].channel_high
-    assert high is not None
-    wide = high.mean(0)  # behind a ReLU
+    every = channel_factors(model, seen)
+    (name,) = (name for name, values in every.items() if len(values) == 4)
+    wide = seen[name].channel_high.mean(0)  # behind a ReLU
     np.testing.assert_allclose(found, np.maximum(wide / wide.max(), 1 / 64), rtol=1e-6)
-    changed, divided = equalize(model, seen)
-    again = observe(changed, samples(), [name])[name]
+    again = observe(equalized(model, every), samples(), [name])[name]
     np.testing.assert_allclose(again.channel_ranges(), wide.max(), rtol=1e-4)
+    ours = divided(seen, every)[name]
     for attribute in ("low", "high", "values", "channel_low", "channel_high"):  # as if it were measured
         np.testing.assert_allclose(
-            getattr(divided[name], attribute), getattr(again, attribute), rtol=1e-4, atol=1e-4, err_msg=attribute
+            getattr(ours, attribute), getattr(again, attribute), rtol=1e-4, atol=1e-4, err_msg=attribute
         )
 
 
@@ -160,13 +159,6 @@ def test_what_is_not_to_be_quantized_stays() -> None:
     assert channel_factors(model, observe(model, samples(), observed_tensors(model)), lambda name: False) == {}
 
 
-def test_ranges_without_channels_change_nothing() -> None:
-    model = flatbuffer(lambda x: mixed(unlike(x)))
-    seen = observe(model, samples(), observed_tensors(model))
-    kept = {name: Observation(value.low, value.high, value.values) for name, value in seen.items()}
-    assert equalize(model, kept) == (model, kept)
-
-
 def test_int8_is_nearer() -> None:
     """The narrow channels count for as much as the wide ones here, and have as many steps now."""
 
@@ -198,8 +190,8 @@ def detector() -> TinyDet:
 def test_a_detector_gives_the_same_and_its_stem_is_in_it() -> None:
     model = to_flatbuffer(HostGraph(detector(), arithmetic="integer"))
     seen = observe(model, samples(128), observed_tensors(model))
-    changed, _ = equalize(model, seen, FORMATS["int8"].covers)
     found = channel_factors(model, seen, FORMATS["int8"].covers)
+    changed = equalized(model, found)
     assert len(found) > 50
     for part in ("trunk/stem/mul", "trunk/block5/", "trunk/lateral0/", "trunk/fpn0/", "trunk/rpn0/", "head/"):
         assert any(name.startswith(part) for name in found), part

@@ -21,10 +21,9 @@ from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
 from tinydet_tf.config import Config
-from tinydet_tf.export.calibration import CalibrationImages, Observation
+from tinydet_tf.export.calibration import CalibrationImages
 from tinydet_tf.export.convert import export, to_flatbuffer, write_tflite
 from tinydet_tf.export.graph import HostGraph
-from tinydet_tf.export.kept_ranges import TRAINED
 from tinydet_tf.export.operators import Operator, builtin_code, operators
 from tinydet_tf.export.packing import read, write
 from tinydet_tf.export.schemes import FORMATS, Scheme, in_scopes, scheme_named
@@ -149,15 +148,30 @@ def test_fewer_proposals_take_kept_ranges() -> None:
 
     def rounded(model: TinyDet) -> set[str]:
         found = operators(to_flatbuffer(HostGraph(model, arithmetic="integer")))
-        return {name for op in found if TRAINED.covers(op.name) for name in op.float_tensors}
+        return {name for op in found if FORMATS["int8"].covers(op.name) for name in op.float_tensors}
 
-    seen = Observation(np.array([-1.0]), np.array([2.0]), np.zeros([1, 0], np.float32))
-    kept = dict.fromkeys(rounded(detector()), seen)
-    new = rounded(few) - set(kept)
+    kept = export(detector(), config(), FORMATS["int8"], samples=samples()).calibration
+    assert kept is not None
+    new = rounded(few) - set(kept.ranges)
     assert new and all(in_scopes(name, ("table",)) for name in new), new
-    calibration = export(few, config(), TRAINED, samples=samples(), observations=kept).calibration
+    calibration = export(few, config(), FORMATS["int8"], kept=kept).calibration
     assert calibration is not None
-    assert {calibration.ranges[name] for name in new} == {(-1.0, 2.0)}
+    tables = {kept.ranges[name] for name in kept.ranges if in_scopes(name, ("table",))}
+    assert {calibration.ranges[name] for name in new} <= tables
+
+
+def test_what_was_kept_gives_the_same_file() -> None:
+    """Channels, ranges and biases, without images; in the tasks' graph, too."""
+    for postprocess in ("host", "tasks"):
+        first = export(detector(), config(), FORMATS["int8"], postprocess=postprocess, samples=samples())
+        kept = first.calibration
+        assert kept is not None and kept.factors and kept.biases
+        again = export(detector(), config(), FORMATS["int8"], postprocess=postprocess, kept=kept)
+        assert again.model == first.model
+    with pytest.raises(UserError, match="another version"):
+        export(detector(), config(), FORMATS["int8"], kept=dataclasses.replace(kept, biases={}))
+    with pytest.raises(UserError, match="another version"):
+        export(detector(), config(), FORMATS["int8"], kept=dataclasses.replace(kept, ranges={}))
 
 
 def test_sizes() -> None:

@@ -23,7 +23,7 @@ from tinydet_tf.data.digits import digits_folder
 from tinydet_tf.data.splits import load_split
 from tinydet_tf.evaluation import evaluate
 from tinydet_tf.export.convert import export
-from tinydet_tf.export.kept_ranges import kept_ranges
+from tinydet_tf.export.kept_calibration import kept_calibration
 from tinydet_tf.export.schemes import FORMATS
 from tinydet_tf.layers.grouped_conv import GroupedConv2D
 from tinydet_tf.model.detector import TinyDet, build_detector
@@ -304,21 +304,21 @@ def test_a_run_exports_int8_without_images(run: Path, weights: Path, command: Co
 
 
 @pytest.mark.slow
-def test_kept_ranges_are_of_the_weights_beside_them(run: Path, weights: Path, tmp_path: Path) -> None:
-    assert kept_ranges(weights) is None  # nothing beside it
-    samples, _ = kept_ranges(run) or pytest.fail("nothing was kept")
+def test_what_is_kept_is_of_the_weights_beside_it(run: Path, weights: Path, tmp_path: Path) -> None:
+    assert kept_calibration(weights) is None  # nothing beside it
+    kept = kept_calibration(run) or pytest.fail("nothing was kept")
     content = (run / CALIBRATION).read_bytes()
     other = tmp_path / "run"
     other.mkdir()
     (other / BEST).write_bytes(weights.read_bytes())
     (other / CALIBRATION).write_bytes(content)
     with pytest.raises(UserError, match="of other weights"):
-        kept_ranges(other)
+        kept_calibration(other)
     (other / CALIBRATION).write_bytes(content[:100])
     with pytest.raises(UserError, match="is damaged"):
-        kept_ranges(other)
+        kept_calibration(other)
     with pytest.raises(UserError, match="another version"):
-        export(*load_detector(run), FORMATS["int8"], samples=samples, observations={})
+        export(*load_detector(run), FORMATS["int8"], kept=dataclasses.replace(kept, ranges={}))
 
 
 @pytest.mark.slow
@@ -335,7 +335,7 @@ def test_resumed_is_as_if_never_stopped(
         patch.setattr(callbacks.FreezeBackbone, "on_epoch_begin", stop)
         with pytest.raises(KeyboardInterrupt):
             train(config, folder, init=weights, verbose=0)
-    assert kept_ranges(folder) is not None  # of the first epoch
+    assert kept_calibration(folder) is not None  # of the first epoch
     train(resumed_config(folder), folder, resume=True, verbose=0)
     for name in (BEST, "last.weights.h5"):
         for ours, theirs in zip(

@@ -9,7 +9,7 @@ in the graph's order, the mean of each channel is brought to that of the float n
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
@@ -27,7 +27,9 @@ _CORRECTED = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNE
 _NO_ACTIVATION = schema.ActivationFunctionType.NONE
 
 
-def correct_biases(model: schema.ModelT, reference: bytes, images: np.ndarray, *, progress: bool = False) -> None:
+def correct_biases(
+    model: schema.ModelT, reference: bytes, images: np.ndarray, *, progress: bool = False
+) -> dict[str, np.ndarray]:
     """Changes the biases of an int8 model's convolutions and fully connected layers.
 
     Args:
@@ -35,13 +37,17 @@ def correct_biases(model: schema.ModelT, reference: bytes, images: np.ndarray, *
       reference: the float .tflite that it was made of; the same layers have the same names in it.
       images: uint8 [N, S, S, 3], prepared as for calibration; the first `IMAGES` are used.
       progress: show a bar on a terminal.
+
+    Returns:
+      Of each of these layers, by the tensor that it writes: its biases as they are now, int32 [C].
     """
     (graph,) = model.subgraphs
     images = images[:IMAGES]
-    positions = [index for index, op in enumerate(graph.operators) if _is_corrected(model, op)]
+    positions = _corrected(model)
     names = [graph.tensors[graph.operators[position].outputs[0]].name for position in positions]
     expected = _float_means(reference, names, images)
     constants = Constants(model)
+    corrected = {}
     bar = tqdm(positions, unit="layer", disable=None if progress else True)
     for position, name in zip(bar, names, strict=True):
         op = graph.operators[position]
@@ -52,7 +58,27 @@ def correct_biases(model: schema.ModelT, reference: bytes, images: np.ndarray, *
         bias = constants.read(op, 2, np.int32)
         steps = bias + np.round(error / graph.tensors[op.inputs[2]].quantization.scale).astype(np.int64)
         limits = np.iinfo(np.int32)
-        constants.replace(op, 2, steps.clip(limits.min, limits.max).astype(np.int32))
+        corrected[name.decode()] = steps.clip(limits.min, limits.max).astype(np.int32)
+        constants.replace(op, 2, corrected[name.decode()])
+    return corrected
+
+
+def put_biases(model: schema.ModelT, biases: Mapping[str, np.ndarray]) -> None:
+    """Changes the biases to what `correct_biases` gave for the same weights and ranges.
+
+    Raises:
+      KeyError: a layer that is to be corrected has none.
+    """
+    (graph,) = model.subgraphs
+    constants = Constants(model)
+    for position in _corrected(model):
+        op = graph.operators[position]
+        constants.replace(op, 2, biases[graph.tensors[op.outputs[0]].name.decode()])
+
+
+def _corrected(model: schema.ModelT) -> list[int]:
+    """Where in the graph the layers are whose biases are corrected."""
+    return [index for index, op in enumerate(model.subgraphs[0].operators) if _is_corrected(model, op)]
 
 
 def _is_corrected(model: schema.ModelT, op: schema.OperatorT) -> bool:

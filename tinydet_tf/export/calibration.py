@@ -156,30 +156,25 @@ class Observation:
 
     Attributes:
       low, high: float64 [N], the ends image by image.
-      values: float32 [N, <= K], every `step`-th number; none where only ranges were kept, which are taken as they are.
-      channel_low, channel_high: float32 [N, C], the ends of each channel, the last axis, image by image; None where
-        only ranges were kept.
+      values: float32 [N, <= K], every `step`-th number.
+      channel_low, channel_high: float32 [N, C], the ends of each channel, the last axis, image by image.
       step: which of the numbers are kept.
     """
 
     low: np.ndarray
     high: np.ndarray
     values: np.ndarray
-    channel_low: np.ndarray | None = None
-    channel_high: np.ndarray | None = None
+    channel_low: np.ndarray
+    channel_high: np.ndarray
     step: int = 1
 
     def channel_ranges(self) -> np.ndarray:
-        """How wide each channel is on average of the images, 0 included: float64 [C], [0] where that was not kept."""
-        if self.channel_low is None or self.channel_high is None:
-            return np.zeros(0)
+        """How wide each channel is on average of the images, 0 included: float64 [C]."""
         wide = np.maximum(self.channel_high, 0.0) - np.minimum(self.channel_low, 0.0)
         return np.asarray(wide.mean(0, dtype=np.float64))
 
     def divided(self, factors: np.ndarray) -> Observation:
         """What the tensor would have held with its channels divided by these factors, positive [C]."""
-        if self.channel_low is None or self.channel_high is None:
-            return self
         low, high = (ends / factors for ends in (self.channel_low, self.channel_high))
         kept = factors[np.arange(self.values.shape[1]) * self.step % len(factors)]
         return Observation(
@@ -261,7 +256,7 @@ def ranges(observations: dict[str, Observation], method: str = "min_max") -> dic
     found = {}
     for name, seen in observations.items():
         low, high = seen.low.min(), seen.high.max()
-        if method == "percentile" and seen.values.size:
+        if method == "percentile":
             low, high = np.percentile(seen.values, _PERCENTILES)
         low, high = min(float(low), 0.0), max(float(high), 0.0)
         # Of nothing but zeros every scale is exact.
@@ -269,11 +264,16 @@ def ranges(observations: dict[str, Observation], method: str = "min_max") -> dic
     return found
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-    """What a static model was calibrated with: to be kept beside it.
+    """What a static model was calibrated with, and what came of it: enough to quantize the same weights again.
 
-    The ranges are of the tensors as they are rounded, which may have divided channels (equalization.py).
+    Attributes:
+      method: a key of `schemes.METHODS`.
+      source, seed, image_ids, files: as in `CalibrationImages`.
+      ranges: of the tensors as they are rounded, their channels divided.
+      factors: of each tensor whose channels were divided (equalization.py), by what: float64 [C].
+      biases: of each layer whose biases were corrected (bias_correction.py), by what it writes: int32 [C].
     """
 
     method: str
@@ -282,6 +282,8 @@ class Calibration:
     image_ids: tuple[int, ...]
     files: tuple[str, ...]
     ranges: dict[str, Range]
+    factors: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    biases: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def note(self) -> str:
         """For people, one line."""
@@ -294,9 +296,11 @@ def calibration_file(model: Path) -> Path:
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
-    """Writes it as json, whole or not at all.
+    """Writes the images and the ranges as json, whole or not at all.
 
     Raises:
       UserError: the folder cannot be written.
     """
-    atomic_write(path, (json.dumps(dataclasses.asdict(calibration), indent=1) + "\n").encode())
+    content = dataclasses.asdict(calibration)
+    content = {name: value for name, value in content.items() if name not in ("factors", "biases")}
+    atomic_write(path, (json.dumps(content, indent=1) + "\n").encode())

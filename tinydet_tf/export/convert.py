@@ -13,7 +13,7 @@ from tinydet_lite.files import atomic_write, check_target
 from tinydet_lite.metadata import append_metadata, default_threshold
 from tinydet_lite.status import doing
 from tinydet_tf.config import Config
-from tinydet_tf.export.calibration import Calibration, CalibrationImages, Observation
+from tinydet_tf.export.calibration import Calibration, CalibrationImages
 from tinydet_tf.export.graph import HostGraph, build_graph
 from tinydet_tf.export.quantize import Quantized, quantize
 from tinydet_tf.export.schemes import Scheme
@@ -30,7 +30,7 @@ def export(
     postprocess: str = "host",
     picture_size: tuple[int, int] | None = None,
     samples: CalibrationImages | None = None,
-    observations: dict[str, Observation] | None = None,
+    kept: Calibration | None = None,
     suggested_threshold: float | None = None,
     progress: bool = False,
 ) -> Quantized:
@@ -40,7 +40,7 @@ def export(
       postprocess: a key of `graph.GRAPHS`.
       picture_size: (W, H), see `graph.TasksGraph`.
       samples: calibration images, for int8 and int16.
-      observations: as `quantize`.
+      kept: as `quantize`.
       suggested_threshold: see `ModelInfo`.
       progress: say on a terminal what is being done, with a bar while calibrating.
 
@@ -51,7 +51,7 @@ def export(
     graph = build_graph(detector, postprocess, arithmetic=scheme.arithmetic, picture_size=picture_size)
     with doing("converting", tell=progress):
         model = to_flatbuffer(graph)
-    quantized = quantize(model, scheme, samples, observations=observations, progress=progress)
+    quantized = quantize(model, scheme, samples, kept=kept, progress=progress)
     content = with_metadata(
         quantized.model, detector, config, scheme.name, quantized.calibration, postprocess, suggested_threshold
     )

@@ -38,13 +38,9 @@ _LEAST = 1 / 64
 _FIXED = 0
 
 
-def equalize(
-    model: bytes, observations: Mapping[str, Observation], covers: Callable[[str], bool] = lambda name: True
-) -> tuple[bytes, dict[str, Observation]]:
-    """A float .tflite with like channels, and what its tensors held, as `channel_factors` has them."""
-    factors = channel_factors(model, observations, covers)
-    divided = {name: seen.divided(factors[name]) if name in factors else seen for name, seen in observations.items()}
-    return equalized(model, factors), divided
+def divided(observations: Mapping[str, Observation], factors: Factors) -> dict[str, Observation]:
+    """What the tensors would have held with their channels divided."""
+    return {name: seen.divided(factors[name]) if name in factors else seen for name, seen in observations.items()}
 
 
 def channel_factors(

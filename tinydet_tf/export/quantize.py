@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ from tensorflow.lite.python import schema_py_generated as schema
 
 from tinydet_lite.errors import UserError
 from tinydet_lite.status import doing
-from tinydet_tf.export.bias_correction import correct_biases
+from tinydet_tf.export.bias_correction import correct_biases, put_biases
 from tinydet_tf.export.bias_room import with_room_for_biases
 from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, observe, ranges
-from tinydet_tf.export.equalization import equalize
+from tinydet_tf.export.equalization import channel_factors, divided, equalized
 from tinydet_tf.export.operators import operators
 from tinydet_tf.export.packing import add_entry, read, write
 from tinydet_tf.export.schemes import Scheme, in_scopes, scope_pattern
@@ -46,6 +47,7 @@ def quantize(
     samples: CalibrationImages | None = None,
     *,
     observations: dict[str, Observation] | None = None,
+    kept: Calibration | None = None,
     progress: bool = False,
 ) -> Quantized:
     """Quantizes a float .tflite.
@@ -55,13 +57,14 @@ def quantize(
       scheme: which parts and how.
       samples: calibration images, for schemes that need them.
       observations: what `observe` gave for these samples, if it is there already: of all of `observed_tensors` that
-        the scheme may quantize. Those of the host's graph do for the tasks', whose own part stays float. They may be
-        what a quantization-aware run has kept (kept_ranges.py).
+        the scheme may quantize. Those of the host's graph do for the tasks', whose own part stays float.
+      kept: what these weights were calibrated with before, by this scheme and, possibly, in another graph: taken
+        instead of samples.
       progress: say on a terminal what is being done, with a bar while calibrating.
 
     Raises:
-      UserError: litert-quantizer is missing, calibration images or observations are missing or do not fit, or the
-        scheme's parts name nothing in the model.
+      UserError: litert-quantizer is missing, calibration images, observations or what was kept are missing or do not
+        fit, or the scheme's parts name nothing in the model.
     """
     if scheme.weights == "float32":
         return Quantized(model)
@@ -72,41 +75,59 @@ def quantize(
         raise UserError(f"nothing of the model is in the parts that are to be quantized ({parts}); check their names")
     calibration = None
     if scheme.integer:
-        if samples is None:
-            raise UserError(f"{scheme.name} needs calibration images; give some")
-        if observations is None:
-            observations = observe(model, samples, observed_tensors(model), progress=progress)
-        observations = passed_on(observations, covered)
-        if missing := {name for op in covered for name in op.float_tensors} - set(observations):
-            raise UserError(
-                f"the ranges that were kept know nothing of {len(missing)} tensors of this graph, for example "
-                f"{min(missing)!r}: another version kept them; remove their file to calibrate with images instead"
+        if kept is None:
+            if samples is None:
+                raise UserError(f"{scheme.name} needs calibration images; give some")
+            if observations is None:
+                observations = observe(model, samples, observed_tensors(model), progress=progress)
+            factors = {}
+            if scheme.activation_bits == 8 and scheme.equalization:
+                factors = channel_factors(model, observations, scheme.covers)
+            calibration = Calibration(
+                method=scheme.method,
+                source=samples.source,
+                seed=samples.seed,
+                image_ids=samples.image_ids,
+                files=samples.files,
+                ranges=ranges(divided(observations, factors), scheme.method),
+                factors=factors,
             )
-        if scheme.activation_bits == 8 and scheme.equalization:
-            model, observations = equalize(model, observations, scheme.covers)
+        else:
+            calibration = dataclasses.replace(kept, ranges=passed_on(kept.ranges, covered))
+            _check_kept(name for op in covered for name in op.float_tensors if name not in calibration.ranges)
         pixels = {name: PIXELS for op in found if in_scopes(op.name, (IMAGE,)) for name in op.float_tensors}
         # Each level of the pyramid keeps its own for the RPN: the table, which joins them, has the widest.
         sharing = [op for op in covered if not in_scopes(op.name, (TABLE,))]
-        calibration = Calibration(
-            method=scheme.method,
-            source=samples.source,
-            seed=samples.seed,
-            image_ids=samples.image_ids,
-            files=samples.files,
-            ranges=shared({**ranges(observations, scheme.method), **pixels}, sharing),
-        )
+        together = shared({**calibration.ranges, **pixels}, sharing)
+        calibration = dataclasses.replace(calibration, ranges=together)
+        model = equalized(model, calibration.factors)
         if scheme.activation_bits == 8:
             model = with_room_for_biases(model, calibration.ranges)
     with doing("quantizing", tell=progress):
         parsed = read(_apply(model, _recipe(scheme), calibration))
-    if scheme.activation_bits == 8 and scheme.bias_correction:
-        assert samples is not None
-        correct_biases(parsed, model, samples.images, progress=progress)
+    if calibration is not None and scheme.activation_bits == 8 and scheme.bias_correction:
+        if kept is None:
+            assert samples is not None
+            biases = correct_biases(parsed, model, samples.images, progress=progress)
+            calibration = dataclasses.replace(calibration, biases=biases)
+        else:
+            try:
+                put_biases(parsed, kept.biases)
+            except KeyError as error:
+                _check_kept(error.args)
     if scheme.arithmetic == "float16":
         add_entry(parsed, *FLOAT16_ARITHMETIC)
     content = write(parsed)
     check(content)
     return Quantized(content, calibration)
+
+
+def _check_kept(missing: Iterable[str]) -> None:
+    if unknown := set(missing):
+        raise UserError(
+            f"the ranges that were kept know nothing of {len(unknown)} tensors of this graph, for example "
+            f"{min(unknown)!r}: another version kept them; remove their file to calibrate with images instead"
+        )
 
 
 def observed_tensors(model: bytes) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tinydet_tf.export.calibration import Observation, Range
+from tinydet_tf.export.calibration import Range
 from tinydet_tf.export.operators import Operator
 
 
@@ -30,15 +30,15 @@ def shared(found: dict[str, Range], operators: Iterable[Operator]) -> dict[str, 
     }
 
 
-def passed_on(observations: Mapping[str, Observation], operators: Iterable[Operator]) -> dict[str, Observation]:
-    """The observations, and of tensors that have none what was seen of the numbers that were moved there.
+def passed_on(ranges: Mapping[str, Range], operators: Iterable[Operator]) -> dict[str, Range]:
+    """The ranges, and of tensors that have none that of the numbers that were moved there.
 
     Kept ranges are of the run's own graph; one of fewer proposals cuts the features' table into other pieces.
 
     Args:
       operators: in the graph's order.
     """
-    found = dict(observations)
+    found = dict(ranges)
     for operator in operators:
         seen = [found[name] for name in operator.float_tensors if name in found]
         if operator.moves_numbers and len(seen) == 1:

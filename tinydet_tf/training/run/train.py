@@ -69,7 +69,7 @@ from tinydet_tf.training.step.trainer import Batch, Trainer
 from tinydet_tf.weights import BEST, LAST, save_weights
 
 if TYPE_CHECKING:
-    from tinydet_tf.export.kept_ranges import Int8Form
+    from tinydet_tf.export.kept_calibration import Int8Form
 
 _LOG = logging.getLogger(__name__)
 
@@ -253,7 +253,7 @@ class TrainingRun:
         shown = QuantizedDetector(copy.detector, trained.ranges)
         if not self.finished:  # a resumed run gets its ranges from the backup
             trained.observe(batch["images"] for batch in first_batches(config, self.train_data, OBSERVED))
-        from tinydet_tf.export.kept_ranges import Int8Form  # only --qat needs the exporter
+        from tinydet_tf.export.kept_calibration import Int8Form  # only --qat needs the exporter
 
         return Networks(detector, copy, trained, shown, Int8Form(copy.detector, config, self.train_data))
 
