@@ -84,8 +84,8 @@ def drawn(evaluator: COCOeval, draw: np.ndarray) -> np.ndarray:
     matches = np.empty(len(evaluator.evalImgs), object)
     matches[:] = evaluator.evalImgs
     # By class, area and picture.
-    matches = matches.reshape(-1, len(parameters.areaRng), len(parameters.imgIds))
-    one.evalImgs = matches[:, areas][:, :, draw].ravel().tolist()
+    grid = matches.reshape(-1, len(parameters.areaRng), len(parameters.imgIds))
+    one.evalImgs = grid[:, areas][:, :, draw].ravel().tolist()
     one.params = copy.copy(parameters)
     one.params.imgIds = list(range(len(draw)))
     one.params.areaRng = [parameters.areaRng[area] for area in areas]
