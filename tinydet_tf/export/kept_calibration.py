@@ -94,8 +94,10 @@ def kept_calibration(model: Path) -> Calibration | None:
             factors={name: np.array(values, np.float64) for name, values in content["factors"].items()},
             biases={name: np.array(values, np.int32) for name, values in content["biases"].items()},
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged; remove it to calibrate with images instead") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UserError(
+            f"{path} is damaged or of another version; remove it to calibrate with images instead"
+        ) from error
     if digest != _digest(weights):
         if weights != weights_file(weights.parent):
             return None  # for example last.weights.h5: best.weights.h5 was calibrated
