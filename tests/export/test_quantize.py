@@ -21,11 +21,12 @@ from tinydet_lite import Detector
 from tinydet_lite.errors import UserError
 from tinydet_lite.metadata import parse_model
 from tinydet_tf.config import Config
-from tinydet_tf.export.calibration import CalibrationImages
+from tinydet_tf.export.calibration import Calibration, CalibrationImages
 from tinydet_tf.export.convert import export, to_flatbuffer, write_tflite
 from tinydet_tf.export.graph import HostGraph
 from tinydet_tf.export.operators import Operator, builtin_code, operators
 from tinydet_tf.export.packing import read, write
+from tinydet_tf.export.quantize import Quantized, quantize
 from tinydet_tf.export.schemes import FORMATS, Scheme, in_scopes, scheme_named
 from tinydet_tf.export.shared_ranges import shared
 from tinydet_tf.model.detector import TinyDet
@@ -57,8 +58,18 @@ def samples(size: int = SIZE) -> CalibrationImages:
 
 
 @functools.cache
+def exported(name: str) -> Quantized:
+    return export(detector(), config(), FORMATS[name], samples=samples())
+
+
 def content(name: str) -> bytes:
-    return convert(detector(), config(), quantization=name, samples=samples())
+    return exported(name).model
+
+
+def kept() -> Calibration:
+    calibration = exported("int8").calibration
+    assert calibration is not None and calibration.factors and calibration.biases
+    return calibration
 
 
 @pytest.fixture(params=[name for name in FORMATS if name != "float32"])
@@ -150,28 +161,23 @@ def test_fewer_proposals_take_kept_ranges() -> None:
         found = operators(to_flatbuffer(HostGraph(model, arithmetic="integer")))
         return {name for op in found if FORMATS["int8"].covers(op.name) for name in op.float_tensors}
 
-    kept = export(detector(), config(), FORMATS["int8"], samples=samples()).calibration
-    assert kept is not None
-    new = rounded(few) - set(kept.ranges)
+    new = rounded(few) - set(kept().ranges)
     assert new and all(in_scopes(name, ("table",)) for name in new), new
-    calibration = export(few, config(), FORMATS["int8"], kept=kept).calibration
+    calibration = export(few, config(), FORMATS["int8"], kept=kept()).calibration
     assert calibration is not None
-    tables = {kept.ranges[name] for name in kept.ranges if in_scopes(name, ("table",))}
+    tables = {limits for name, limits in kept().ranges.items() if in_scopes(name, ("table",))}
     assert {calibration.ranges[name] for name in new} <= tables
 
 
 def test_what_was_kept_gives_the_same_file() -> None:
-    """Channels, ranges and biases, without images; in the tasks' graph, too."""
-    for postprocess in ("host", "tasks"):
-        first = export(detector(), config(), FORMATS["int8"], postprocess=postprocess, samples=samples())
-        kept = first.calibration
-        assert kept is not None and kept.factors and kept.biases
-        again = export(detector(), config(), FORMATS["int8"], postprocess=postprocess, kept=kept)
-        assert again.model == first.model
-    with pytest.raises(UserError, match="another version"):
-        export(detector(), config(), FORMATS["int8"], kept=dataclasses.replace(kept, biases={}))
-    with pytest.raises(UserError, match="another version"):
-        export(detector(), config(), FORMATS["int8"], kept=dataclasses.replace(kept, ranges={}))
+    """Channels, ranges and biases, without images; and they are those of the tasks' graph."""
+    assert export(detector(), config(), FORMATS["int8"], kept=kept()).model == content("int8")
+    tasks = export(detector(), config(), FORMATS["int8"], postprocess="tasks", kept=kept()).calibration
+    assert tasks is not None and tasks.ranges == kept().ranges
+    model = to_flatbuffer(HostGraph(detector(), arithmetic="integer"))
+    for nothing in ({"biases": {}}, {"ranges": {}}):
+        with pytest.raises(UserError, match="another version"):
+            quantize(model, FORMATS["int8"], kept=dataclasses.replace(kept(), **nothing))
 
 
 def test_sizes() -> None:
