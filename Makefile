@@ -76,13 +76,13 @@ test-all: $(INSTALLED)
 reference: $(INSTALLED)
 	$(BIN)/python docs/make_reference.py
 
+# Tests have no types, but what they call is to be there and to take what it is given, in the slow ones too.
 UNTYPED := arg-type assignment call-overload func-returns-value index misc name-defined operator return-value \
            union-attr unused-ignore var-annotated
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	# Tests have no types, but what they call is to be there and to take what it is given, in the slow ones too.
 	$(BIN)/mypy tests --allow-untyped-defs $(addprefix --disable-error-code=,$(UNTYPED))
 
 format: $(INSTALLED)

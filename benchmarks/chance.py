@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import dataclasses
 import io
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     args = parse()
     check_least(args, limit=1, draws=2)
-    dataset = load_split(dataclasses.replace(DataConfig(root=args.data), limit=args.limit), args.split)
+    dataset = load_split(DataConfig(root=args.data, limit=args.limit), args.split)
     evaluators = []
     for path in args.models:
         model = open_detector(path, num_threads=1, score_threshold=0.0)
@@ -72,20 +71,21 @@ def main() -> None:
 
 
 def drawn(evaluator: COCOeval, draw: np.ndarray) -> np.ndarray:
-    """METRICS, 0..1, over a draw of the evaluated pictures; a picture that is drawn twice counts twice.
+    """METRICS over a draw of the evaluated pictures; a picture that is drawn twice counts twice.
 
     Args:
-      evaluator: evaluated.
+      evaluator: as `evaluate` gives it, all pictures matched.
       draw: int [N], indices of its pictures.
+
+    Returns:
+      float64 [3], 0..1, nan where the drawn pictures have no object of that size.
     """
     areas = [_ALL, _SMALL]
     one = copy.copy(evaluator)
     parameters = evaluator.params
-    matches = np.empty(len(evaluator.evalImgs), object)
-    matches[:] = evaluator.evalImgs
     # By class, area and picture.
-    grid = matches.reshape(-1, len(parameters.areaRng), len(parameters.imgIds))
-    one.evalImgs = grid[:, areas][:, :, draw].ravel().tolist()
+    matches = np.array(evaluator.evalImgs, object).reshape(-1, len(parameters.areaRng), len(parameters.imgIds))
+    one.evalImgs = matches[:, areas][:, :, draw].ravel().tolist()
     one.params = copy.copy(parameters)
     one.params.imgIds = list(range(len(draw)))
     one.params.areaRng = [parameters.areaRng[area] for area in areas]

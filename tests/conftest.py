@@ -35,12 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         "test_ablations.py",
     )  # fmt: skip
     turn = os.environ.get("TINYDET_TESTS_TURN")
+    first = longest if turn is None else longest[:2]
 
     def place(item: pytest.Item) -> tuple[int, str]:
         name = item.path.name
-        if turn is None or name in longest[:2]:
-            return longest.index(name) if name in longest else len(longest), ""
-        return len(longest), hashlib.sha256(f"{turn}/{name}".encode()).hexdigest()
+        if name in first:
+            return first.index(name), ""
+        return len(first), "" if turn is None else hashlib.sha256(f"{turn}/{name}".encode()).hexdigest()
 
     items.sort(key=place)
 

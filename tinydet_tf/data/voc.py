@@ -104,6 +104,7 @@ def has_pairs_below(directory: Path) -> bool:
 
 
 def _beside(root: Path) -> dict[str, tuple[Path, Path]]:
+    """As `_layout`, of sets whose xml lie beside their pictures."""
     if found := _layout(root, (BESIDE,)):
         return found
     # A folder of a split is of a set of its own, which this one may hold several of.

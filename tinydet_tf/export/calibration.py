@@ -302,5 +302,5 @@ def write_calibration(calibration: Calibration, path: Path) -> None:
       UserError: the folder cannot be written.
     """
     content = dataclasses.asdict(calibration)
-    content = {name: value for name, value in content.items() if name not in ("factors", "biases")}
+    del content["factors"], content["biases"]
     atomic_write(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -70,7 +70,7 @@ def channel_factors(
             continue
         roots = groups.roots(members)
         wide = observations[name].channel_ranges()
-        if not (wide.size == roots.size and (roots != _FIXED).any() and wide.max() > 0):
+        if not ((roots != _FIXED).any() and wide.max() > 0):
             continue
         share = np.log(np.maximum(wide / wide.max(), _LEAST))
         numbers = float(np.prod(tensor.shape))

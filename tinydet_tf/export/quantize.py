@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from tinydet_tf.export.bias_correction import correct_biases, put_biases
 from tinydet_tf.export.bias_room import with_room_for_biases
 from tinydet_tf.export.calibration import INSTALL, Calibration, CalibrationImages, Observation, observe, ranges
 from tinydet_tf.export.equalization import channel_factors, divided, equalized
-from tinydet_tf.export.operators import operators
+from tinydet_tf.export.operators import Operator, operators
 from tinydet_tf.export.packing import add_entry, read, write
 from tinydet_tf.export.schemes import Scheme, in_scopes, scope_pattern
 from tinydet_tf.export.scopes import IMAGE, TABLE
@@ -75,46 +75,31 @@ def quantize(
         raise UserError(f"nothing of the model is in the parts that are to be quantized ({parts}); check their names")
     calibration = None
     if scheme.integer:
-        if kept is None:
-            if samples is None:
-                raise UserError(f"{scheme.name} needs calibration images; give some")
-            if observations is None:
-                observations = observe(model, samples, observed_tensors(model), progress=progress)
-            factors = {}
-            if scheme.activation_bits == 8 and scheme.equalization:
-                factors = channel_factors(model, observations, scheme.covers)
-            calibration = Calibration(
-                method=scheme.method,
-                source=samples.source,
-                seed=samples.seed,
-                image_ids=samples.image_ids,
-                files=samples.files,
-                ranges=ranges(divided(observations, factors), scheme.method),
-                factors=factors,
-            )
+        if kept is not None:
+            calibration = _taken(kept, covered)
+        elif samples is not None:
+            calibration = _measured(model, scheme, samples, observations, progress=progress)
         else:
-            calibration = dataclasses.replace(kept, ranges=passed_on(kept.ranges, covered))
-            _check_kept(name for op in covered for name in op.float_tensors if name not in calibration.ranges)
+            raise UserError(f"{scheme.name} needs calibration images; give some")
         pixels = {name: PIXELS for op in found if in_scopes(op.name, (IMAGE,)) for name in op.float_tensors}
         # Each level of the pyramid keeps its own for the RPN: the table, which joins them, has the widest.
         sharing = [op for op in covered if not in_scopes(op.name, (TABLE,))]
-        together = shared({**calibration.ranges, **pixels}, sharing)
-        calibration = dataclasses.replace(calibration, ranges=together)
+        calibration = dataclasses.replace(calibration, ranges=shared({**calibration.ranges, **pixels}, sharing))
         model = equalized(model, calibration.factors)
         if scheme.activation_bits == 8:
             model = with_room_for_biases(model, calibration.ranges)
     with doing("quantizing", tell=progress):
         parsed = read(_apply(model, _recipe(scheme), calibration))
     if calibration is not None and scheme.activation_bits == 8 and scheme.bias_correction:
-        if kept is None:
-            assert samples is not None
-            biases = correct_biases(parsed, model, samples.images, progress=progress)
-            calibration = dataclasses.replace(calibration, biases=biases)
-        else:
+        if kept is not None:
             try:
                 put_biases(parsed, kept.biases)
             except KeyError as error:
-                _check_kept(error.args)
+                raise _another_version(error.args) from error
+        else:
+            assert samples is not None
+            biases = correct_biases(parsed, model, samples.images, progress=progress)
+            calibration = dataclasses.replace(calibration, biases=biases)
     if scheme.arithmetic == "float16":
         add_entry(parsed, *FLOAT16_ARITHMETIC)
     content = write(parsed)
@@ -122,12 +107,44 @@ def quantize(
     return Quantized(content, calibration)
 
 
-def _check_kept(missing: Iterable[str]) -> None:
-    if unknown := set(missing):
-        raise UserError(
-            f"the ranges that were kept know nothing of {len(unknown)} tensors of this graph, for example "
-            f"{min(unknown)!r}: another version kept them; remove their file to calibrate with images instead"
-        )
+def _measured(
+    model: bytes,
+    scheme: Scheme,
+    samples: CalibrationImages,
+    observations: dict[str, Observation] | None,
+    *,
+    progress: bool,
+) -> Calibration:
+    """What the images give, each tensor for itself, with no bias corrected yet."""
+    if observations is None:
+        observations = observe(model, samples, observed_tensors(model), progress=progress)
+    factors = {}
+    if scheme.activation_bits == 8 and scheme.equalization:
+        factors = channel_factors(model, observations, scheme.covers)
+    return Calibration(
+        method=scheme.method,
+        source=samples.source,
+        seed=samples.seed,
+        image_ids=samples.image_ids,
+        files=samples.files,
+        ranges=ranges(divided(observations, factors), scheme.method),
+        factors=factors,
+    )
+
+
+def _taken(kept: Calibration, covered: Sequence[Operator]) -> Calibration:
+    """What was kept, for the operators that are to be quantized, in the graph's order."""
+    found = passed_on(kept.ranges, covered)
+    if missing := {name for op in covered for name in op.float_tensors} - set(found):
+        raise _another_version(missing)
+    return dataclasses.replace(kept, ranges=found)
+
+
+def _another_version(missing: Collection[str]) -> UserError:
+    return UserError(
+        f"the calibration that was kept knows nothing of {len(missing)} tensors of this graph, for example "
+        f"{min(missing)!r}: another version kept it; remove its file to calibrate with images instead"
+    )
 
 
 def observed_tensors(model: bytes) -> tuple[str, ...]:
