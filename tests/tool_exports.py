@@ -124,6 +124,12 @@ def cvat_coco_project(root: Path) -> None:
         pictures(root / "images" / subset, SPLITS[split])
 
 
+def coco_in_labels(root: Path) -> None:
+    for split in ("train", "val"):
+        coco(root / "labels" / f"{split}.json", SPLITS[split])
+        pictures(root / "images" / split, SPLITS[split])
+
+
 def uploaded(stem: str) -> str:
     """Label Studio's name of an uploaded file."""
     return f"{EVERYTHING.index(stem):08x}-{stem.replace(' ', '_')}.jpg"
@@ -235,6 +241,26 @@ def labelimg_yolo(root: Path) -> None:
     names_file(root / "classes.txt")
 
 
+def labelimg_yolo_in_folders(root: Path) -> None:
+    half = len(EVERYTHING) // 2
+    for folder, stems in ((root / "yard", EVERYTHING[:half]), (root / "street" / "monday", EVERYTHING[half:])):
+        yolo_pairs(folder, folder, stems)
+        names_file(folder / "classes.txt")
+
+
+def labelimg_yolo_with_splits(root: Path) -> None:
+    for split in ("train", "test"):
+        yolo_pairs(root / "images" / split, root / "images" / split, SPLITS[split])
+    names_file(root / "classes.txt")
+
+
+def darknet_lists(root: Path) -> None:
+    yolo_pairs(root / "images", root / "labels", EVERYTHING)
+    names_file(root / "classes.txt")
+    for split, stems in SPLITS.items():
+        text(root / f"{split}.txt", "".join(f"data/images/{stem}.jpg\n" for stem in stems))
+
+
 def fiftyone_yolo(root: Path) -> None:
     for split in ("train", "val"):
         yolo_pairs(root / "images" / split, root / "labels" / split, SPLITS[split])
@@ -275,6 +301,19 @@ def pascal_voc_without_lists(root: Path) -> None:
     voc_pairs(root / "JPEGImages", root / "Annotations", EVERYTHING)
 
 
+def pascal_voc_with_splits(root: Path) -> None:
+    for split in ("train", "val"):
+        voc_pairs(root / "images" / split, root / "annotations" / split, SPLITS[split])
+
+
+def pascal_voc_annots(root: Path) -> None:
+    voc_pairs(root / "images", root / "annots", EVERYTHING)
+
+
+def pascal_voc_xmls(root: Path) -> None:
+    voc_pairs(root / "images", root / "annotations" / "xmls", EVERYTHING)
+
+
 def cvat_voc(root: Path) -> None:
     voc_pairs(root / "JPEGImages", root / "Annotations", EVERYTHING, "0.0")
     text(root / "ImageSets" / "Main" / "default.txt", "".join(f"{stem}\n" for stem in EVERYTHING))
@@ -312,6 +351,7 @@ EXPORTS: Mapping[str, Export] = {
     "TinyDet": Export(tinydet, TRAIN_VAL),
     "COCO": Export(coco_2017, TRAIN_VAL),
     "COCO, images in one folder": Export(coco_one_folder, TRAIN_VAL),
+    "COCO, jsons in labels": Export(coco_in_labels, TRAIN_VAL),
     "Roboflow, COCO": Export(roboflow_coco, WITH_TEST),
     "Roboflow, COCO without splits": Export(roboflow_coco_without_splits, None),
     "CVAT, COCO": Export(cvat_coco, None),
@@ -330,9 +370,15 @@ EXPORTS: Mapping[str, Export] = {
     "CVAT, YOLO": Export(cvat_yolo, None),
     "Label Studio, YOLO": Export(label_studio_yolo, None),
     "labelImg, YOLO": Export(labelimg_yolo, None),
+    "labelImg, YOLO, folders": Export(labelimg_yolo_in_folders, None),
+    "labelImg, YOLO with splits": Export(labelimg_yolo_with_splits, ("train", "test")),
+    "Darknet's lists": Export(darknet_lists, WITH_TEST),
     "FiftyOne, YOLO": Export(fiftyone_yolo, TRAIN_VAL),
     "Pascal VOC": Export(pascal_voc, TRAIN_VAL),
     "Pascal VOC without lists": Export(pascal_voc_without_lists, None),
+    "Pascal VOC with splits": Export(pascal_voc_with_splits, TRAIN_VAL),
+    "Pascal VOC, annots": Export(pascal_voc_annots, None),
+    "Pascal VOC, xmls": Export(pascal_voc_xmls, None),
     "CVAT, VOC": Export(cvat_voc, None),
     "Roboflow, VOC": Export(roboflow_voc, WITH_TEST),
     "labelImg, VOC": Export(labelimg_voc, None),

@@ -131,6 +131,61 @@ def test_xml_beside_pictures_are_what_is_tried_last(tmp_path: Path) -> None:
     assert open_folder(tmp_path / "several") is None
 
 
+@pytest.mark.parametrize("name", ["COCO", "CVAT, YOLO", "labelImg, YOLO with splits", "Roboflow, VOC"])
+def test_a_set_in_the_folder_of_its_archive(name: str, tmp_path: Path) -> None:
+    """As deep as two folders; several sets are for the user to choose from."""
+    export = EXPORTS[name]
+    export.write(tmp_path / "my set" / "set v2" / "data")
+    (tmp_path / "my set" / "__MACOSX" / "set v2").mkdir(parents=True)
+    data = DataConfig(root=str(tmp_path / "my set"))
+    assert set(stems(load_split(data, "train"))) <= set(EVERYTHING)
+    if export.splits is None:
+        assert len(load_split(data, "all")) == len(EVERYTHING)
+    else:
+        assert set(stems(load_split(data, export.splits[-1]))) == set(SPLITS[export.splits[-1]])
+    export.write(tmp_path / "my set" / "set v1")
+    assert load_split(data, "train").class_names == CLASSES, "the one that is nearer"
+    export.write(tmp_path / "my set" / "set v0")
+    with pytest.raises(UserError, match=r"my set has 2 data sets in it \(set v0, set v1\); give one of them"):
+        load_split(data, "train")
+
+
+def test_converting_a_set_in_the_folder_of_its_archive(tmp_path: Path, command: Command) -> None:
+    for name in ("CVAT, COCO", "labelImg, YOLO"):
+        EXPORTS[name].write(tmp_path / name / "data")
+        out = tmp_path / f"out of {name}"
+        arguments = ("--input", tmp_path / name, "--output", out, "--val-fraction", 0.25)
+        code, printed, err = command("convert_dataset.py", *arguments)
+        assert code == 0, err
+        assert "train: 6 images, 6 boxes" in printed and "val: 2 images, 2 boxes" in printed
+
+
+def test_what_lies_below_labelimgs_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Labels in folders below are of the set; pictures without, as detect.py draws them, are not, and are named."""
+    EXPORTS["labelImg, YOLO"].write(tmp_path)
+    for name in ("more", "drawn"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "red6.jpg").write_bytes((tmp_path / "red 1.jpg").read_bytes())
+    (tmp_path / "more" / "red6.txt").write_bytes((tmp_path / "red 1.txt").read_bytes())
+    found = load_split(DataConfig(root=str(tmp_path)), "all")
+    names = [image.path.relative_to(tmp_path).as_posix() for image in found.images]
+    assert len(names) == len(EVERYTHING) + 1 and "more/red6.jpg" in names
+    assert "1 pictures in folders that have no labels (drawn/red6.jpg)" in caplog.text
+
+
+def test_lists_that_are_no_lists_of_pictures(tmp_path: Path) -> None:
+    """Labels of a picture named train, a text of somebody, an empty file; and a list without one for train."""
+    EXPORTS["Label Studio, YOLO"].write(tmp_path)
+    for content in ("0 0.5 0.5 0.1 0.1\n", "how it was trained\n", ""):
+        (tmp_path / "train.txt").write_text(content)
+        found = open_folder(tmp_path)
+        assert found is not None and found.splits == ("all",), content
+    (tmp_path / "train.txt").unlink()
+    (tmp_path / "val.txt").write_text(f"images/{uploaded('green1')}\n")
+    found = open_folder(tmp_path)
+    assert found is not None and found.splits == ("all",)
+
+
 def test_capital_letters_and_other_names_of_splits(tmp_path: Path) -> None:
     root = tmp_path / "set"
     EXPORTS["Roboflow, COCO"].write(root)

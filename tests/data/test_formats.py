@@ -703,7 +703,8 @@ def test_the_command_refuses(voc: Path, yolo: Path, tmp_path: Path, command: Com
     output = ("--output", tmp_path / "out")
     for arguments, message in (
         (("--input", tmp_path / "absent"), "does not exist; give a COCO, Pascal VOC or YOLO folder"),
-        (("--input", tmp_path), "is no COCO, Pascal VOC or YOLO data set; VOC has Annotations/"),
+        (("--input", voc / "JPEGImages"), "is no COCO, Pascal VOC or YOLO data set; VOC has Annotations/"),
+        (("--input", tmp_path), "has 2 data sets in it (voc, yolo); give one of them"),
         (("--input", yolo, "--format", "voc"), "is no Pascal VOC data set"),
         (("--input", voc, "--format", "yolo"), "is no YOLO data set"),
         (("--input", voc, "--seed", 2**31), "--seed: '2147483648' is no seed"),

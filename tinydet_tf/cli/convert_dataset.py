@@ -38,16 +38,19 @@ def main() -> None:
         raise UserError(f"--input {args.input} does not exist; give a COCO, Pascal VOC or YOLO folder, or a data.yaml")
 
     from tinydet_lite.files import atomic_path
-    from tinydet_tf.data.convert import ANNOTATION_FILE, coco_split, open_folder, train_and_val
+    from tinydet_tf.data.convert import ANNOTATION_FILE, coco_split, is_set, open_folder, set_below, train_and_val
     from tinydet_tf.data.divide import divide_coco, is_coco
 
-    if args.format in ("coco", "auto") and is_coco(args.input):
-        splits = divide_coco(args.input, args.val_fraction, args.seed)
+    source = args.input
+    if source.is_dir() and not is_set(source):
+        source = set_below(source) or source
+    if args.format in ("coco", "auto") and is_coco(source):
+        splits = divide_coco(source, args.val_fraction, args.seed)
     else:
         folder = None
         if args.format != "coco":
             chosen = None if args.format == "auto" else args.format
-            folder = open_folder(args.input, chosen, voc_first_pixel=args.voc_first_pixel)
+            folder = open_folder(source, chosen, voc_first_pixel=args.voc_first_pixel)
         if folder is None:
             formats = {"coco": "COCO", "voc": "Pascal VOC", "yolo": "YOLO", "auto": "COCO, Pascal VOC or YOLO"}
             raise UserError(

@@ -27,7 +27,7 @@ import numpy as np
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.preprocess import IMAGE_SUFFIXES
 from tinydet_tf.commands import command_text
-from tinydet_tf.data.convert import converted_split
+from tinydet_tf.data.convert import converted_split, set_below
 from tinydet_tf.data.labelled import (
     ALL,
     OTHER_PICTURES,
@@ -153,7 +153,8 @@ def locate_split(directory: Path | str, split: str, *, voc_first_pixel: int = 1)
     First those of COCO's format (layouts.py), then those of Pascal VOC and YOLO (voc.py, yolo.py) or a data.yaml. For
     the latter the annotation file is a json in the cache, converted anew by every call. A set without a val split is
     validated on its test split or, without one, divided (`val_indices`). directory/instances.json with
-    directory/images/ is the split itself, whichever is asked for.
+    directory/images/ is the split itself, whichever is asked for. A folder with nothing of this stands for the one
+    folder in it that has (`set_below`).
 
     Args:
         voc_first_pixel: what VOC's boxes count from (voc.py).
@@ -179,6 +180,9 @@ def locate_split(directory: Path | str, split: str, *, voc_first_pixel: int = 1)
     if chosen is not None:
         part, divided = chosen
         return _located(directory, split, parts, part, divided=divided and ANY not in parts)
+    inner = None if parts else set_below(directory)
+    if inner is not None:
+        return locate_split(inner, split, voc_first_pixel=voc_first_pixel)
     if split == ALL and parts:
         raise UserError(f"{directory} has splits ({', '.join(parts)}); name one of them")
     known = f", only {', '.join(parts)}" if parts else ""

@@ -18,6 +18,8 @@ from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.files import atomic_write
 from tinydet_tf.data.cache import cache_folder
 from tinydet_tf.data.labelled import SPLITS, LabelledDataset, LabelledImage, choose_part, val_indices
+from tinydet_tf.data.layouts import coco_parts, entries
+from tinydet_tf.data.locating import some
 from tinydet_tf.data.voc import VocFolder, has_pairs_below, voc_root
 from tinydet_tf.data.yolo import YoloFolder, yolo_source
 
@@ -63,6 +65,37 @@ def open_folder(path: Path, format: str | None = None, *, voc_first_pixel: int =
     if format in ("voc", None) and has_pairs_below(path):
         return VocFolder(path, voc_first_pixel)
     return None
+
+
+def set_below(path: Path) -> Path | None:
+    """The folder of a data set in a folder that is none itself: what an archive was unpacked into, say.
+
+    Returns:
+        None where there is none in the folders in it, nor in those in them.
+
+    Raises:
+        UserError: there are several.
+    """
+    level = [path]
+    for _ in range(2):
+        level = [folder / name for folder in level for name in entries(folder) if _may_be_set(folder / name)]
+        found = [folder for folder in level if is_set(folder)]
+        if len(found) > 1:
+            names = some([folder.relative_to(path).as_posix() for folder in found])
+            raise UserError(f"{path} has {len(found)} data sets in it ({names}); give one of them")
+        if found:
+            _LOG.info("%s: the data set is in %s", path, found[0])
+            return found[0]
+    return None
+
+
+def _may_be_set(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith((".", "__"))  # __MACOSX, say
+
+
+def is_set(path: Path) -> bool:
+    """Whether a folder is laid out as a data set of any format."""
+    return bool(coco_parts(path) or voc_root(path) or yolo_source(path) or has_pairs_below(path))
 
 
 def converted_split(path: Path, split: str, *, voc_first_pixel: int = 1) -> tuple[Path, Path, str | None] | None:

@@ -9,7 +9,7 @@ import fnmatch
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +47,7 @@ LAYOUTS = (
     Layout("Label Studio", "{split}/result.json", ("{split}/images", "{split}")),
     Layout("others", "{split}/annotations.json", ("{split}/images", "{split}")),
     Layout("others", "annotations/{split}.json", ("{split}", "images/{split}", "images")),
+    Layout("others", "labels/{split}.json", ("{split}", "images/{split}", "images")),
     Layout("others", "{split}.json", ("{split}", "images/{split}", "images")),
     Layout("TinyDet", "instances.json", ("images",), ANY),
     Layout("CVAT", "annotations/instances_default.json", ("images/default", "default", "images")),
@@ -64,7 +65,6 @@ class FolderPair(NamedTuple):
     is free. Where they are the same folder, a label file must lie beside its image.
     """
 
-    tool: str
     images: str
     labels: str
 
@@ -92,7 +92,8 @@ def coco_parts(directory: Path) -> dict[str, list[Located]]:
         for file, split, written in _matching(directory, layout.annotations, listing, Path.is_file):
             name = file.stem.removeprefix("instances_")
             folders = [folder.format(split=written, name=name) for folder in layout.images]
-            found = next((path for folder in folders if (path := subfolder(directory, folder)) is not None), None)
+            paths = (subfolder(directory, folder, listing) for folder in folders)
+            found = next((path for path in paths if path is not None), None)
             located = Located(file, found, directory / folders[0])
             of_layout.setdefault(split or layout.part, []).append(located)
         for part, all_of_part in of_layout.items():
@@ -108,7 +109,7 @@ def split_of(name: str) -> str | None:
     return next((split for split in SPLITS if lower in SPLIT_NAMES[split]), None)
 
 
-def subfolder(directory: Path, relative: str) -> Path | None:
+def subfolder(directory: Path, relative: str, listing: Callable[[Path], list[str]] | None = None) -> Path | None:
     """A folder below a folder; of that name, or of one that differs only in the case of its letters."""
     path = directory / relative
     if path.is_dir():
@@ -117,7 +118,7 @@ def subfolder(directory: Path, relative: str) -> Path | None:
         return None
     path = directory
     for part in Path(relative).parts:
-        alike = [name for name in entries(path) if name.lower() == part.lower() and (path / name).is_dir()]
+        alike = [name for name in (listing or entries)(path) if name.lower() == part.lower() and (path / name).is_dir()]
         if len(alike) != 1:
             return None
         path = path / alike[0]
@@ -138,20 +139,23 @@ def entries(folder: Path) -> list[str]:
         raise UserError(f"folder {folder} cannot be read: {os_reason(error)}") from error
 
 
-def located_pairs(root: Path, pair: FolderPair) -> Iterator[tuple[str, Path, Path]]:
-    """What is there of a pair: its split or ALL, images, labels. Of a split that is there twice (val, valid) the first.
+def located_pairs(root: Path, pairs: Iterable[FolderPair]) -> Iterator[tuple[FolderPair, list[tuple[str, Path, Path]]]]:
+    """What is there of each pair: its split or ALL, images, labels. Of a split that is there twice, the first name.
 
     Raises:
         UserError: a folder cannot be read.
     """
-    found: dict[str, tuple[int, Path, str]] = {}
-    for images, split, written in _matching(root, pair.images, entries, Path.is_dir):
-        rank = SPLIT_NAMES[split].index(written.lower()) if split else 0
-        found[split or ALL] = min(found.get(split or ALL, (rank, images, written)), (rank, images, written))
-    for split, (_, images, written) in found.items():
-        labels = subfolder(root, pair.labels.format(split=written))
-        if labels is not None:
-            yield split, images, labels
+    listing = functools.cache(entries)  # a folder may hold a hundred thousand pictures
+    for pair in pairs:
+        found: dict[str, tuple[int, Path, str]] = {}
+        for images, split, written in _matching(root, pair.images, listing, Path.is_dir):
+            rank = SPLIT_NAMES[split].index(written.lower()) if split else 0
+            found[split or ALL] = min(found.get(split or ALL, (rank, images, written)), (rank, images, written))
+        placed = [
+            (split, images, subfolder(root, pair.labels.format(split=written), listing))
+            for split, (_, images, written) in found.items()
+        ]
+        yield pair, [(split, images, labels) for split, images, labels in placed if labels is not None]
 
 
 def has_pairs(images: Path, labels: Path, suffix: str) -> bool:
@@ -175,7 +179,7 @@ def _matching(
         pattern = re.compile(fnmatch.translate(f"{before}*{behind.removeprefix('*')}"), re.IGNORECASE)
         for path, split, written in places:
             if not has_split:
-                inner = path / part if wanted is Path.is_file else subfolder(path, part)
+                inner = path / part if wanted is Path.is_file else subfolder(path, part, listing)
                 following += [(inner, split, written)] if inner is not None and wanted(inner) else []
                 continue
             for name in listing(path):

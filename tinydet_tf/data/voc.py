@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import logging
 import math
 import os
@@ -39,18 +40,21 @@ from tinydet_tf.data.opening import Skipped, read_header
 _LOG = logging.getLogger(__name__)
 
 
+#: What the folders are called, by the tool that we know it of or by hand, and where a split's name stands.
+_IMAGES = ("JPEGImages", "images", "data")
+_ANNOTATIONS = ("Annotations", "labels", "annots", "Annotations/xmls")
+_PLACES = ("{}", "{{split}}/{}", "{}/{{split}}")
 #: The first that is there is taken.
 LAYOUTS = (
-    FolderPair("Pascal VOC, CVAT", "JPEGImages", "Annotations"),
-    FolderPair("others", "images", "Annotations"),
-    FolderPair("FiftyOne", "data", "labels"),
-    FolderPair("others", "{split}/JPEGImages", "{split}/Annotations"),
-    FolderPair("others", "{split}/images", "{split}/Annotations"),
-    FolderPair("Roboflow", "{split}", "{split}"),
-    FolderPair("labelImg", ".", "."),
+    *(
+        FolderPair(place.format(images), place.format(annotations))
+        for place, images, annotations in itertools.product(_PLACES, _IMAGES, _ANNOTATIONS)
+    ),
+    FolderPair("{split}", "{split}"),  # Roboflow
+    FolderPair(".", "."),  # labelImg
 )
 #: Where neither these nor YOLO's are: each xml beside its picture, as labelImg writes them.
-BESIDE = FolderPair("labelImg", "images/{split}", "images/{split}")
+BESIDE = FolderPair("images/{split}", "images/{split}")
 _LISTS = "ImageSets/Main"
 #: The lists that may be a split, the best first. VOC2007 and 2012 have train and val; others have trainval and test.
 _LISTS_OF = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
@@ -116,12 +120,13 @@ def _beside(root: Path) -> dict[str, tuple[Path, Path]]:
 
 def _layout(root: Path, layouts: Sequence[FolderPair] = LAYOUTS) -> dict[str, tuple[Path, Path]]:
     """Folders of xml and of images by part of the set; empty where the folder is not VOC's."""
-    for layout in layouts:
+    for pair, folders in located_pairs(root, layouts):
+        # The two are VOC's alone: there the xml may be missing, which is an error later.
+        certain = (pair.images, pair.labels) == ("JPEGImages", "Annotations")
         found = {
             part: (annotations, images)
-            for part, images, annotations in located_pairs(root, layout)
-            # JPEGImages is VOC's alone: there the xml may be missing, which is an error later.
-            if images.name == "JPEGImages" or has_pairs(images, annotations, ".xml")
+            for part, images, annotations in folders
+            if certain or has_pairs(images, annotations, ".xml")
         }
         if found:
             return found

@@ -44,12 +44,13 @@ _LOG = logging.getLogger(__name__)
 
 #: Each that is there gives its splits; those of a folder without splits count only where no other does.
 LAYOUTS = (
-    FolderPair("Ultralytics", "images/{split}", "labels/{split}"),
-    FolderPair("Roboflow", "{split}/images", "{split}/labels"),
-    FolderPair("Roboflow's Darknet", "{split}", "{split}"),
-    FolderPair("CVAT", "obj_{split}_data", "obj_{split}_data"),
-    FolderPair("Label Studio", "images", "labels"),
-    FolderPair("labelImg", ".", "."),
+    FolderPair("images/{split}", "labels/{split}"),  # Ultralytics
+    FolderPair("{split}/images", "{split}/labels"),  # Roboflow
+    FolderPair("{split}", "{split}"),  # Roboflow's Darknet
+    FolderPair("images/{split}", "images/{split}"),  # labelImg, sorted by hand
+    FolderPair("obj_{split}_data", "obj_{split}_data"),  # CVAT
+    FolderPair("images", "labels"),  # Label Studio
+    FolderPair(".", "."),  # labelImg
 )
 _YAML_SUFFIXES = (".yaml", ".yml")
 _YAML_STEMS = ("data", "dataset")
@@ -122,7 +123,8 @@ class YoloFolder:
       path, or, where that does not exist, to its own folder; names (list or dictionary) or nc. Nothing in it is run
       or fetched.
     - Darknet's obj.data, which names lists of images and the file of the class names
-    - one of LAYOUTS: also what a data.yaml without splits stands for
+    - one of LAYOUTS: also what a data.yaml without splits stands for. Without splits, lists beside it that Darknet
+      would be given (train.txt, val.txt) are its splits.
 
     An image's labels are where its path's last `images` reads `labels`, or, where there is no such folder, beside it.
     An image without them has no objects. Names come from data.yaml, from one of the files that tools write
@@ -262,8 +264,7 @@ class YoloFolder:
             paths: list[Path] = []
             for entry in map(Path, self._splits[split]):
                 if entry.is_dir():
-                    beside = _labels_beside(entry) is None
-                    folders = [entry] if beside and entry == self._root else folders_below(entry)
+                    folders = self._folders_in(entry)
                     found = [folder / name for folder in folders for name in self._names_in(folder)]
                     paths += sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
                 else:
@@ -284,6 +285,22 @@ class YoloFolder:
                 )
             self._paths[split] = unique
         return self._paths[split]
+
+    def _folders_in(self, place: Path) -> list[Path]:
+        """Those of a split's pictures. The set's own folder may hold other things, in folders without labels."""
+        folders = list(folders_below(place))
+        if place != self._root or _labels_beside(place) is not None:
+            return folders
+        labelled = [folder for folder in folders if has_pairs(folder, folder, ".txt")] or [place]
+        others = [
+            (folder / name).relative_to(place).as_posix()
+            for folder in folders
+            if folder not in labelled
+            for name in self._names_in(folder)
+            if _is_picture(name)
+        ]
+        pass_over(place, others, "pictures in folders that have no labels")
+        return labelled
 
     def _listed_images(self, path: Path) -> list[Path]:
         if path.suffix.lower() != ".txt":
@@ -443,15 +460,45 @@ class YoloFolder:
 def _layout(root: Path) -> dict[str, list[Path]]:
     """The image folders of each split, where they and their labels are at one of LAYOUTS."""
     splits: dict[str, list[Path]] = {}
-    for layout in LAYOUTS:
-        for split, images, labels in located_pairs(root, layout):
+    for pair, folders in located_pairs(root, LAYOUTS):
+        for split, images, labels in folders:
             if (split == ALL and splits) or (images == labels and not has_pairs(images, labels, ".txt")):
                 continue
-            if layout.images == "." and not any((root / name).is_file() for name in _NAME_FILES):
+            if pair.images == "." and not _has_names(root):
                 continue  # pictures with texts beside them may be anything
             found = splits.setdefault(split, [])
             found += [images] if images not in found else []
-    return {split: splits[split] for split in (*SPLITS, ALL) if split in splits}
+    if ALL in splits and (lists := _split_lists(root)):
+        return {split: [path] for split, path in lists.items()}
+    return {split: splits[split] for split in (*SPLITS, ALL) if split in splits} or _in_folders(root)
+
+
+def _has_names(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _NAME_FILES)
+
+
+def _in_folders(root: Path) -> dict[str, list[Path]]:
+    """As `_layout`, of labels beside their pictures in folders below, each with its file of names, as labelImg writes
+    it, or below a folder that has one."""
+    folders = list(folders_below(root))
+    # A folder of a split is of a set of its own, which this one may hold several of.
+    if any(split_of(part) for folder in folders for part in folder.relative_to(root).parts):
+        return {}
+    named = _has_names(root)
+    found = any((named or _has_names(folder)) and has_pairs(folder, folder, ".txt") for folder in folders)
+    return {ALL: [root]} if found else {}
+
+
+def _split_lists(root: Path) -> dict[str, Path]:
+    """Darknet's lists of the images of each split, in a folder that no data.yaml or obj.data explains."""
+    found = {}
+    for split, names in SPLIT_NAMES.items():
+        for stem in (prefix + name for prefix in ("", "autosplit_") for name in names):
+            path = root / f"{stem}.txt"
+            if path.is_file() and split not in found:
+                first = next((line.strip() for line in read_text(path).splitlines() if line.strip()), "")
+                found.update({split: path} if first.lower().endswith(IMAGE_SUFFIXES) else {})
+    return found if "train" in found else {}
 
 
 def _is_picture(name: str) -> bool:
