@@ -326,8 +326,16 @@ def test_locate_split_errors(tmp_path: Path) -> None:
         locate_split(tmp_path / "absent", "train")
     with pytest.raises(UserError, match=r"is not a folder"):
         locate_split(_touch(tmp_path / "file"), "train")
-    with pytest.raises(UserError, match=rf"no val split in {re.escape(str(tmp_path))}: expected val/instances.json"):
-        locate_split(tmp_path, "val")
+    for name in ("a.json", "b.json", "b.JPG", "labels.csv", "LICENSE", "sorted/c.jpg"):
+        _touch(tmp_path / "other" / name)
+    found = (
+        r", which holds 2 \.json, 1 files without suffix, 1 \.jpg, 1 folders \(sorted\): expected val/instances\.json"
+    )
+    with pytest.raises(UserError, match=rf"no val split in {re.escape(str(tmp_path / 'other'))}{found}"):
+        locate_split(tmp_path / "other", "val")
+    for name in ("set.zip", "set.tar.gz"):
+        with pytest.raises(UserError, match=rf"{name} is an archive; unpack it and give the folder"):
+            locate_split(_touch(tmp_path / "archives" / name), "train")
     _touch(tmp_path / "val" / "instances.json")
     with pytest.raises(UserError, match=r"instances.json has no image folder; expected .*val.images"):
         locate_split(tmp_path, "val")

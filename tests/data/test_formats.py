@@ -622,7 +622,7 @@ def test_yolo_other_errors(yolo: Path) -> None:
     with pytest.raises(UserError, match=r"names no train and val, and .* has no images/ with labels/"):
         locate_split(settings(yolo / "empty", names=["dog"]), "train")
     # A YAML of something else does not make a folder YOLO's.
-    with pytest.raises(UserError, match=r"no train split in .*other: expected train/instances.json"):
+    with pytest.raises(UserError, match=r"no train split in .*other, which holds 1 \.yaml: expected"):
         locate_split(settings(yolo / "other", version=2).parent, "train")
 
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinydet_lite.errors import UserError, os_reason
+from tinydet_lite.errors import UserError, os_reason, printable
 from tinydet_lite.preprocess import IMAGE_SUFFIXES
 from tinydet_tf.commands import command_text
 from tinydet_tf.data.convert import converted_split, set_below
@@ -33,11 +33,12 @@ from tinydet_tf.data.labelled import (
     OTHER_PICTURES,
     check_class_names,
     choose_part,
+    file_names,
     shown,
     val_indices,
 )
-from tinydet_tf.data.layouts import ANY, Located, coco_parts
-from tinydet_tf.data.locating import FileFinder, is_inside, pass_over, some
+from tinydet_tf.data.layouts import ANY, Located, coco_parts, entries
+from tinydet_tf.data.locating import NAMED, FileFinder, is_inside, pass_over, some
 from tinydet_tf.data.opening import Skipped, read_header
 
 _LOG = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ _MAX_SIDE = 2**31 - 1  # pixels; no image format has more
 # tf.data and numpy hold ids as int64; a float knows every integer only up to here.
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 _FLOAT_INTEGERS = 2**53
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -168,6 +170,8 @@ def locate_split(directory: Path | str, split: str, *, voc_first_pixel: int = 1)
         converted = converted_split(directory, split) if directory.is_file() else None
         if converted is not None:
             return Split(*converted)
+        if directory.name.lower().endswith(_ARCHIVES):
+            raise UserError(f"{directory} is an archive; unpack it and give the folder")
         what = "is not a folder" if directory.exists() else "does not exist"
         raise UserError(f"data folder {directory} {what}; expected COCO's, Pascal VOC's or YOLO's layout")
     parts = coco_parts(directory)
@@ -185,13 +189,21 @@ def locate_split(directory: Path | str, split: str, *, voc_first_pixel: int = 1)
         return locate_split(inner, split, voc_first_pixel=voc_first_pixel)
     if split == ALL and parts:
         raise UserError(f"{directory} has splits ({', '.join(parts)}); name one of them")
-    known = f", only {', '.join(parts)}" if parts else ""
+    known = f", only {', '.join(parts)}" if parts else f", which holds {_content(directory)}"
     raise UserError(
         f"no {split} split in {directory}{known}: expected {split}/instances.json with {split}/images/, "
         f"annotations/instances_{split}*.json with {split}*/, instances.json with images/, "
         "Pascal VOC's Annotations/ with JPEGImages/, YOLO's data.yaml or images/ with labels/, or what the tools in "
         "docs/data.md leave"
     )
+
+
+def _content(directory: Path) -> str:
+    """For people: how many files of each kind are in a folder, and its folders."""
+    folders = [name for name in entries(directory) if (directory / name).is_dir()]
+    kinds = collections.Counter(Path(name).suffix.lower() or "files without suffix" for name in file_names(directory))
+    words = [f"{count} {printable(kind)}" for kind, count in kinds.most_common(NAMED)]
+    return ", ".join([*words, *([f"{len(folders)} folders ({some(folders)})"] if folders else [])]) or "nothing"
 
 
 def _located(directory: Path, split: str, parts: dict[str, list[Located]], part: str, *, divided: bool) -> Split:
