@@ -180,6 +180,7 @@ def make_stages(
 def make_samples(rows: tf.data.Dataset, stages: Sequence[Stage], num_parallel_calls: int) -> tf.data.Dataset:
     """A dataset of single samples after the given stages (the first so many of all). rows: see `image_rows`."""
 
+    @tf.autograph.experimental.do_not_convert  # there is nothing to convert, and looking takes seconds
     def prepare(row: tf.Tensor) -> Sample:  # row int64 [3]
         sample: Sample = {"index": row[0], "seed": tf.cast(row[1:], tf.int32)}
         for stage in stages:
