@@ -131,9 +131,12 @@ def lanes() -> None:
 def main() -> int:
     argparse.ArgumentParser(prog=".ci/run", description=(__doc__ or "").split("\n\n")[0]).parse_args()
     debian_packages()
-    # The comparison with PyTorch belongs to the tests here.
-    if alone("environment, formatting, types", ["make", "lint"], ["make", "torch"]):
-        alone("make test", ["make", "test"], environment={"PYTEST_ADDOPTS": "--durations=40"})
+    if alone("environment, formatting, types", ["make", "lint"]):
+        durations = {"PYTEST_ADDOPTS": "--durations=40"}
+        alone("make test", ["make", "test"], environment=durations)
+        # What make test skips where PyTorch is not.
+        compared = [PYTHON, "-m", "pytest", "-m", "not slow", "-n", "2", "--dist", "loadfile", "tests/checkpoints"]
+        alone("comparison with PyTorch", ["make", "torch"], compared, environment=durations)
         # They train on digits and, where the real images are beside the checkout, on those. Two processes, a file of
         # tests each: those that learn first, then in an order of the commit's own (tests/conftest.py).
         slow = ["-m", "slow", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "-v", "--durations=40"]
