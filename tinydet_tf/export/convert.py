@@ -15,7 +15,7 @@ from tinydet_lite.status import doing
 from tinydet_tf.config import Config
 from tinydet_tf.export.calibration import Calibration, CalibrationImages
 from tinydet_tf.export.graph import HostGraph, build_graph
-from tinydet_tf.export.quantize import Quantized, quantize
+from tinydet_tf.export.quantize import Quantized, check_given, quantize
 from tinydet_tf.export.schemes import Scheme
 from tinydet_tf.export.tasks_metadata import put_in, tasks_metadata
 from tinydet_tf.keras_detector import model_info
@@ -48,6 +48,7 @@ def export(
       UserError: a form that does not exist, a picture size that is none or has no use, or calibration images that are
         missing or do not fit.
     """
+    check_given(scheme, samples, kept)
     graph = build_graph(detector, postprocess, arithmetic=scheme.arithmetic, picture_size=picture_size)
     with doing("converting", tell=progress):
         model = to_flatbuffer(graph)

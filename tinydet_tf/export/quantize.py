@@ -41,6 +41,18 @@ class Quantized:
     calibration: Calibration | None = None
 
 
+def check_given(scheme: Scheme, samples: CalibrationImages | None, kept: Calibration | None) -> None:
+    """Refuses what `quantize` could not do, before the conversion, which takes seconds.
+
+    Raises:
+      UserError: litert-quantizer is missing, or calibration images are.
+    """
+    if scheme.weights != "float32":
+        _library()
+    if scheme.integer and samples is None and kept is None:
+        raise UserError(f"{scheme.name} needs calibration images; give some")
+
+
 def quantize(
     model: bytes,
     scheme: Scheme,
@@ -66,6 +78,7 @@ def quantize(
       UserError: litert-quantizer is missing, calibration images, observations or what was kept are missing or do not
         fit, or the scheme's parts name nothing in the model.
     """
+    check_given(scheme, samples, kept)
     if scheme.weights == "float32":
         return Quantized(model)
     found = operators(model)
@@ -77,10 +90,9 @@ def quantize(
     if scheme.integer:
         if kept is not None:
             calibration = _taken(kept, covered)
-        elif samples is not None:
-            calibration = _measured(model, scheme, samples, observations, progress=progress)
         else:
-            raise UserError(f"{scheme.name} needs calibration images; give some")
+            assert samples is not None
+            calibration = _measured(model, scheme, samples, observations, progress=progress)
         pixels = {name: PIXELS for op in found if in_scopes(op.name, (IMAGE,)) for name in op.float_tensors}
         # Each level of the pyramid keeps its own for the RPN: the table, which joins them, has the widest.
         sharing = [op for op in covered if not in_scopes(op.name, (TABLE,))]
