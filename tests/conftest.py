@@ -30,9 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     it: where time ends before the tests do, each commit leaves out others.
     """
     longest = (
-        "test_learning_digits.py", "test_learning_photographs.py", "test_resume.py", "test_distribution.py",
-        "test_precision.py", "test_qat.py", "test_fine_tuning.py", "test_published.py", "test_export.py",
-        "test_ablations.py",
+        "test_learning_digits.py", "test_learning_photographs.py", "test_commands.py", "test_quantize.py",
+        "test_rewrites.py", "test_api.py", "test_published.py", "test_madds.py", "test_weights.py", "test_augment.py",
+        "test_qat.py", "test_seeing.py", "test_losses.py", "test_start.py", "test_properties.py", "test_tasks.py",
     )  # fmt: skip
     turn = os.environ.get("TINYDET_TESTS_TURN")
     first = longest if turn is None else longest[:2]

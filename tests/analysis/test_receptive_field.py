@@ -159,7 +159,7 @@ def bound_command(command: Command) -> Command:
     ("alignment", "size", "tolerance"),
     [
         # Measured -31.9, -31.2; with another seed -31.5, -32.1.
-        (rf.WITHOUT, rf.CANVAS, 2),
+        pytest.param(rf.WITHOUT, rf.CANVAS, 2, marks=pytest.mark.slow),
         # Measured -0.60, -0.50; with another seed -0.21, -0.44.
         (rf.PUBLISHED, rf.CANVAS, 0.75),
         # Turned by 180 degrees, the network is the network with turned kernels, cut or not. Measured 3e-5.

@@ -86,7 +86,11 @@ def test_without_parts() -> None:
 
 @pytest.mark.parametrize(
     ("options", "batch"),
-    [(["--set", "train.batch_size=2"], 2), (["--batch", "3"], 3), (["--batch", "3", "--set", "train.batch_size=2"], 3)],
+    [
+        pytest.param(["--set", "train.batch_size=2"], 2, marks=pytest.mark.slow),
+        pytest.param(["--batch", "3"], 3, marks=pytest.mark.slow),
+        (["--batch", "3", "--set", "train.batch_size=2"], 3),
+    ],
 )
 def test_the_batch_that_was_asked_for_is_the_one_that_is_timed(
     options: list[str], batch: int, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch

@@ -58,6 +58,12 @@ def samples(size: int = SIZE) -> CalibrationImages:
 
 
 @functools.cache
+def integer_form() -> bytes:
+    """The float .tflite that int8 and int16 begin with."""
+    return to_flatbuffer(HostGraph(detector(), arithmetic="integer"))
+
+
+@functools.cache
 def exported(name: str) -> Quantized:
     return export(detector(), config(), FORMATS[name], samples=samples())
 
@@ -152,6 +158,7 @@ def test_tensors_that_exchange_numbers_have_one_range() -> None:
     assert shared(found, chain) == {**dict.fromkeys("abc", (-2.0, 1.0)), **dict.fromkeys("de", (-3.0, 9.0))}
 
 
+@pytest.mark.slow
 def test_fewer_proposals_take_kept_ranges() -> None:
     """Other pieces of the features' table are gathered then, of numbers whose ranges are known."""
     few = TinyDet(dataclasses.replace(detector().config, proposals_test=10), len(NAMES))
@@ -169,15 +176,15 @@ def test_fewer_proposals_take_kept_ranges() -> None:
     assert {calibration.ranges[name] for name in new} <= tables
 
 
+@pytest.mark.slow
 def test_what_was_kept_gives_the_same_file() -> None:
     """Channels, ranges and biases, without images; and they are those of the tasks' graph."""
     assert export(detector(), config(), FORMATS["int8"], kept=kept()).model == content("int8")
     tasks = export(detector(), config(), FORMATS["int8"], postprocess="tasks", kept=kept()).calibration
     assert tasks is not None and tasks.ranges == kept().ranges
-    model = to_flatbuffer(HostGraph(detector(), arithmetic="integer"))
     for nothing in ({"biases": {}}, {"ranges": {}}):
         with pytest.raises(UserError, match="another version"):
-            quantize(model, FORMATS["int8"], kept=dataclasses.replace(kept(), **nothing))
+            quantize(integer_form(), FORMATS["int8"], kept=dataclasses.replace(kept(), **nothing))
 
 
 def test_sizes() -> None:
@@ -233,9 +240,9 @@ def test_bias_correction_brings_the_channels_means_back() -> None:
     scheme = dataclasses.replace(FORMATS["int8"], equalization=False)  # the float network's channels
     rounded = dataclasses.replace(scheme, bias_correction=False)
     files = {
-        "corrected": export(detector(), config(), scheme, samples=samples()).model,
-        "rounded": export(detector(), config(), rounded, samples=samples()).model,
-        "float": to_flatbuffer(HostGraph(detector(), arithmetic="integer")),
+        "corrected": quantize(integer_form(), scheme, samples()).model,
+        "rounded": quantize(integer_form(), rounded, samples()).model,
+        "float": integer_form(),
     }
     means = {name: channel_means(model) for name, model in files.items()}
     errors = {
@@ -293,7 +300,7 @@ def test_static_formats_need_images() -> None:
 
 def test_images_of_another_size_are_refused() -> None:
     with pytest.raises(UserError, match=r"\[1, 160, 160, 3\], the model takes image as uint8 \[1, 128, 128, 3\]"):
-        convert(detector(), config(), quantization="int8", samples=samples(160))
+        quantize(integer_form(), FORMATS["int8"], samples(160))
 
 
 def test_what_does_not_exist_is_listed() -> None:
@@ -303,7 +310,7 @@ def test_what_does_not_exist_is_listed() -> None:
         Scheme("int8", "int8", 8, method="kl")
     nowhere = Scheme("int8", "int8", 8, parts=("nowhere",))
     with pytest.raises(UserError, match=r"nothing of the model is in the parts .*nowhere"):
-        export(detector(), config(), nowhere, samples=samples())
+        quantize(integer_form(), nowhere, samples())
 
 
 def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +321,7 @@ def test_a_missing_library_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_parts_kept_in_float_are_float() -> None:
     scheme = Scheme("int8", "int8", 8, parts=("trunk",), float_parts=("trunk/block2",))
-    parsed, graph = graph_of(export(detector(), config(), scheme, samples=samples()).model)
+    parsed, graph = graph_of(quantize(integer_form(), scheme, samples()).model)
     kinds = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D)
 
     def types(block: str) -> set[int]:
@@ -330,11 +337,14 @@ def test_parts_kept_in_float_are_float() -> None:
 
 
 def test_calibration_comes_back_and_is_noted() -> None:
-    exported = export(detector(), config(), FORMATS["int8"], samples=samples())
-    assert exported.calibration is not None and exported.calibration.image_ids == (1, 2, 3, 4)
-    assert len(exported.calibration.ranges) > 50
-    assert parse_model(exported.model, "it").info.calibration == exported.calibration.note()
-    assert exported.model == content("int8")  # the same every time
+    calibration = exported("int8").calibration
+    assert calibration is not None and calibration.image_ids == (1, 2, 3, 4)
+    assert len(calibration.ranges) > 50
+    assert parse_model(content("int8"), "it").info.calibration == calibration.note()
+    again = quantize(integer_form(), FORMATS["int8"], samples())
+    assert again.calibration is not None and again.calibration.note() == calibration.note()
+    assert again.calibration.ranges == calibration.ranges
+    assert parse_model(content("int8"), "it").model == again.model  # the same every time
 
 
 def test_packing_keeps_the_outputs() -> None:

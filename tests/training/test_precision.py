@@ -105,6 +105,7 @@ def test_near_float32(precision: str) -> None:
     assert start[1] < start[0] and end[1] < end[0] - (start[0] - start[1]) / 2
 
 
+@pytest.mark.slow
 def test_float16_leaves_out_a_step_that_is_not_finite(tmp_path: Path) -> None:
     """Weights, moving average and momentum stay; the scale is halved, and a checkpoint keeps it."""
     skip_where_missing("mixed_float16")
@@ -170,7 +171,9 @@ def test_trains_or_says_why_not(precision: str, tmp_path: Path) -> None:
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("setting", ["ONEDNN_MAX_CPU_ISA=SSE41", "TF_ENABLE_ONEDNN_OPTS=0"])
+@pytest.mark.parametrize(
+    "setting", [pytest.param("ONEDNN_MAX_CPU_ISA=SSE41", marks=pytest.mark.slow), "TF_ENABLE_ONEDNN_OPTS=0"]
+)
 def test_the_trial_outlives_a_kernel_that_ends_the_process(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the processor, the trial ends with an answer; without oneDNN every processor has all kernels."""
     monkeypatch.setenv(*setting.split("="))

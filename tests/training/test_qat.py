@@ -29,11 +29,11 @@ from tinydet_tf.layers.grouped_conv import GroupedConv2D
 from tinydet_tf.model.detector import TinyDet, build_detector
 from tinydet_tf.training.qat.fake_quantization import FakeQuantized, Ranges, round_weights
 from tinydet_tf.training.qat.quantized_detector import QuantizedDetector
-from tinydet_tf.training.qat.start import check_qat, qat_config
+from tinydet_tf.training.qat.start import check_qat, check_qat_weights, qat_config
 from tinydet_tf.training.run import callbacks
 from tinydet_tf.training.run.folder import METRICS, resumed_config
 from tinydet_tf.training.run.train import train
-from tinydet_tf.weights import BEST, CALIBRATION, load_detector, save_weights
+from tinydet_tf.weights import BEST, CALIBRATION, Initialized, load_detector, save_weights
 
 pytest.importorskip("tensorflow_model_optimization")
 
@@ -355,11 +355,14 @@ def test_weights_that_do_not_match(digits: Path, weights: Path, tmp_path: Path) 
 
     message = refused(weights, "model.rcnn_hidden=512")
     assert "does not match: 3 layers" in message and "rcnn_fc" in message
-    assert "trained with model.align=True, here it is False" in refused(weights, "model.align=false")  # the same shapes
-    detector, config = load_detector(weights)
+    _, config = load_detector(weights)
+    all_of_it = Initialized(taken=("stem",), left=())
+    without = dataclasses.replace(config, model=dataclasses.replace(config.model, align=False))  # the same shapes
+    with pytest.raises(UserError, match=r"trained with model\.align=True, here it is False"):
+        check_qat_weights(without, all_of_it, weights)
     letters = dataclasses.replace(config, class_names=tuple("abcdefghij"))
-    save_weights(detector, letters, tmp_path / "letters.weights.h5")
-    assert "trained on the classes a, b, c, ...; the data has 0, 1, 2, ..." in refused(tmp_path / "letters.weights.h5")
+    with pytest.raises(UserError, match=r"trained on the classes 0, 1, 2, \.\.\.; the data has a, b, c, \.\.\."):
+        check_qat_weights(letters, all_of_it, weights)
 
 
 def test_what_a_run_cannot_begin_with(digits: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
