@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tinydet_lite.errors import UserError, os_reason
 from tinydet_lite.preprocess import IMAGE_SUFFIXES
-from tinydet_tf.data.labelled import ALL, SPLIT_NAMES, SPLITS, file_names
+from tinydet_tf.data.labelled import ALL, SPLIT_NAMES, SPLITS, file_names, folders_below
 
 #: The part of a layout that is its split itself, whichever split is asked for.
 ANY = "any"
@@ -109,22 +109,6 @@ def split_of(name: str) -> str | None:
     return next((split for split in SPLITS if lower in SPLIT_NAMES[split]), None)
 
 
-def subfolder(directory: Path, relative: str, listing: Callable[[Path], list[str]] | None = None) -> Path | None:
-    """A folder below a folder; of that name, or of one that differs only in the case of its letters."""
-    path = directory / relative
-    if path.is_dir():
-        return path
-    if not directory.is_dir():
-        return None
-    path = directory
-    for part in Path(relative).parts:
-        alike = [name for name in (listing or entries)(path) if name.lower() == part.lower() and (path / name).is_dir()]
-        if len(alike) != 1:
-            return None
-        path = path / alike[0]
-    return path
-
-
 def entries(folder: Path) -> list[str]:
     """Names of what a folder holds, sorted; empty where there is no such folder.
 
@@ -137,6 +121,29 @@ def entries(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise UserError(f"folder {folder} cannot be read: {os_reason(error)}") from error
+
+
+def folders_of_one_set(root: Path) -> list[Path]:
+    """A folder and all below it; empty where one is a split's, which is of a set that root may hold several of."""
+    folders = list(folders_below(root))
+    parts = (part for folder in folders for part in folder.relative_to(root).parts)
+    return [] if any(map(split_of, parts)) else folders
+
+
+def subfolder(directory: Path, relative: str, listing: Callable[[Path], list[str]] = entries) -> Path | None:
+    """A folder below a folder; of that name, or of one that differs only in the case of its letters."""
+    path = directory / relative
+    if path.is_dir():
+        return path
+    if not directory.is_dir():
+        return None
+    path = directory
+    for part in Path(relative).parts:
+        alike = [name for name in listing(path) if name.lower() == part.lower() and (path / name).is_dir()]
+        if len(alike) != 1:
+            return None
+        path = path / alike[0]
+    return path
 
 
 def located_pairs(root: Path, pairs: Iterable[FolderPair]) -> Iterator[tuple[FolderPair, list[tuple[str, Path, Path]]]]:

@@ -33,7 +33,7 @@ from tinydet_tf.data.labelled import (
     read_text,
     shown,
 )
-from tinydet_tf.data.layouts import FolderPair, has_pairs, located_pairs, split_of, subfolder
+from tinydet_tf.data.layouts import FolderPair, folders_of_one_set, has_pairs, located_pairs, split_of, subfolder
 from tinydet_tf.data.locating import FileFinder, StemFinder, pass_over, some
 from tinydet_tf.data.opening import Skipped, read_header
 
@@ -111,18 +111,15 @@ def _beside(root: Path) -> dict[str, tuple[Path, Path]]:
     """As `_layout`, of sets whose xml lie beside their pictures."""
     if found := _layout(root, (BESIDE,)):
         return found
-    # A folder of a split is of a set of its own, which this one may hold several of.
-    folders = list(folders_below(root))
-    if any(split_of(part) for folder in folders for part in folder.relative_to(root).parts):
-        return {}
-    return {ALL: (root, root)} if any(has_pairs(folder, folder, ".xml") for folder in folders) else {}
+    below = folders_of_one_set(root)
+    return {ALL: (root, root)} if any(has_pairs(folder, folder, ".xml") for folder in below) else {}
 
 
 def _layout(root: Path, layouts: Sequence[FolderPair] = LAYOUTS) -> dict[str, tuple[Path, Path]]:
     """Folders of xml and of images by part of the set; empty where the folder is not VOC's."""
     for pair, folders in located_pairs(root, layouts):
-        # The two are VOC's alone: there the xml may be missing, which is an error later.
-        certain = (pair.images, pair.labels) == ("JPEGImages", "Annotations")
+        # The two names together are VOC's alone: there the xml may be missing, which is an error later.
+        certain = "JPEGImages" in pair.images and "Annotations" in pair.labels
         found = {
             part: (annotations, images)
             for part, images, annotations in folders

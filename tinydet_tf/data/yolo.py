@@ -35,7 +35,15 @@ from tinydet_tf.data.labelled import (
     read_text,
     shown,
 )
-from tinydet_tf.data.layouts import FolderPair, entries, has_pairs, located_pairs, split_of, subfolder
+from tinydet_tf.data.layouts import (
+    FolderPair,
+    entries,
+    folders_of_one_set,
+    has_pairs,
+    located_pairs,
+    split_of,
+    subfolder,
+)
 from tinydet_tf.data.locating import FileFinder, StemFinder, is_path, pass_over, some
 from tinydet_tf.data.opening import Skipped, read_header
 
@@ -458,7 +466,8 @@ class YoloFolder:
 
 
 def _layout(root: Path) -> dict[str, list[Path]]:
-    """The image folders of each split, where they and their labels are at one of LAYOUTS."""
+    """What has the images of each split, where they and their labels are at one of LAYOUTS, or beside each other in
+    folders below: folders, or the list of a split."""
     splits: dict[str, list[Path]] = {}
     for pair, folders in located_pairs(root, LAYOUTS):
         for split, images, labels in folders:
@@ -480,25 +489,27 @@ def _has_names(folder: Path) -> bool:
 def _in_folders(root: Path) -> dict[str, list[Path]]:
     """As `_layout`, of labels beside their pictures in folders below, each with its file of names, as labelImg writes
     it, or below a folder that has one."""
-    folders = list(folders_below(root))
-    # A folder of a split is of a set of its own, which this one may hold several of.
-    if any(split_of(part) for folder in folders for part in folder.relative_to(root).parts):
-        return {}
     named = _has_names(root)
-    found = any((named or _has_names(folder)) and has_pairs(folder, folder, ".txt") for folder in folders)
+    below = folders_of_one_set(root)
+    found = any((named or _has_names(folder)) and has_pairs(folder, folder, ".txt") for folder in below)
     return {ALL: [root]} if found else {}
 
 
 def _split_lists(root: Path) -> dict[str, Path]:
     """Darknet's lists of the images of each split, in a folder that no data.yaml or obj.data explains."""
-    found = {}
+    found: dict[str, Path] = {}
     for split, names in SPLIT_NAMES.items():
-        for stem in (prefix + name for prefix in ("", "autosplit_") for name in names):
-            path = root / f"{stem}.txt"
-            if path.is_file() and split not in found:
-                first = next((line.strip() for line in read_text(path).splitlines() if line.strip()), "")
-                found.update({split: path} if first.lower().endswith(IMAGE_SUFFIXES) else {})
+        paths = [root / f"{prefix}{name}.txt" for prefix in ("", "autosplit_") for name in names]
+        lists = [path for path in paths if path.is_file() and _lists_images(path)]
+        if lists:
+            found[split] = lists[0]
     return found if "train" in found else {}
+
+
+def _lists_images(path: Path) -> bool:
+    """By its first line: labels and other texts may have such a name."""
+    first, *_ = read_text(path).strip().split("\n")
+    return first.strip().lower().endswith(IMAGE_SUFFIXES)
 
 
 def _is_picture(name: str) -> bool:
